@@ -1,0 +1,1 @@
+"""What every layer may know: settings, the model catalogue and the root of all errors."""

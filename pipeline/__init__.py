@@ -1,0 +1,1 @@
+"""The job vocabulary and everything that moves jobs: topology, broker, chain, events, store, workers."""

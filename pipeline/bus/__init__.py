@@ -1,0 +1,1 @@
+"""The event bus: workers publish, the projector and command-line clients subscribe."""
