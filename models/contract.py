@@ -37,7 +37,7 @@ class Cancellation(Protocol):
         """
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error: somebody asked for it
+class Interrupted(Exception):
     """The work is no longer wanted here. `reason` is "cancelled" (for good) or "drain" (it goes on elsewhere)."""
 
     def __init__(self, reason: str) -> None:
