@@ -1,0 +1,122 @@
+"""Fixtures shared by all tests: the real servers, and settings that point at them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from config import settings as configuration
+from config.settings import Settings
+from tests.services import PostgreSQL, RabbitMQ, Redis, SeaweedFS, Services
+
+VERSIONS = pytest.StashKey[dict[str, str]]()
+
+
+@pytest.fixture(scope="session")
+def services(request: pytest.FixtureRequest) -> Iterator[Services]:
+    """All servers; prefer the fixtures below, each starts only its own."""
+    with Services() as services:
+        yield services
+        request.config.stash[VERSIONS] = services.versions
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say against which servers the tests ran."""
+    for name, version in config.stash.get(VERSIONS, {}).items():
+        terminalreporter.write_line(f"real server: {name} {version}")
+
+
+@pytest.fixture
+def rabbitmq(services: Services) -> RabbitMQ:
+    """The broker: `.url`, `.vhost()`, `.restart()`, `.kill()`, `.start()`, `.pause()`, `.resume()`."""
+    services.rabbitmq.start()
+    return services.rabbitmq
+
+
+@pytest.fixture
+def rabbitmq_vhost(rabbitmq: RabbitMQ) -> Iterator[str]:
+    """URL of a virtual host of this test's own."""
+    url = rabbitmq.vhost()
+    yield url
+    rabbitmq.start()
+    rabbitmq.control("delete_vhost", url.rpartition("/")[2])
+
+
+@pytest.fixture
+def postgres(services: Services) -> PostgreSQL:
+    """The database server: `.url` (maintenance database), `.dsn(database)`."""
+    services.postgres.start()
+    return services.postgres
+
+
+@pytest.fixture
+def postgres_database(postgres: PostgreSQL) -> Iterator[str]:
+    """SQLAlchemy URL (asyncpg) of an empty database of this test's own."""
+    name = postgres.create_database()
+    yield postgres.dsn(name).replace("postgresql://", "postgresql+asyncpg://")
+    postgres.start()
+    postgres.drop_database(name)
+
+
+@pytest.fixture
+def redis_server(services: Services) -> Redis:
+    """Redis, emptied: `.url`."""
+    services.redis.start()
+    services.redis.flush()
+    return services.redis
+
+
+@pytest.fixture
+def s3(services: Services) -> SeaweedFS:
+    """The S3 server: `.endpoint`, `.access_key`, `.secret_key`, `.client`."""
+    services.s3.start()
+    return services.s3
+
+
+@pytest.fixture
+def s3_bucket(s3: SeaweedFS) -> Iterator[str]:
+    """Name of an empty bucket of this test's own."""
+    name = s3.create_bucket()
+    yield name
+    s3.start()
+    s3.drop_bucket(name)
+
+
+SettingsFactory = Callable[..., Settings]
+SERVER_SETTINGS = {
+    "rabbitmq": lambda get: {"broker": {"url": get("rabbitmq_vhost")}},
+    "postgres": lambda get: {"database": {"url": get("postgres_database")}},
+    "redis": lambda get: {"redis": {"url": get("redis_server").url}},
+    "s3": lambda get: {"store": store_settings(get("s3"), get("s3_bucket"))},
+}
+
+
+def store_settings(s3: SeaweedFS, bucket: str) -> dict[str, object]:
+    """The `store` section for a bucket of the S3 server."""
+    return {
+        "kind": "s3",
+        "endpoint": s3.endpoint,
+        "secure": False,
+        "bucket": bucket,
+        "access_key": s3.access_key,
+        "secret_key": s3.secret_key,
+    }
+
+
+@pytest.fixture
+def t2m_settings(request: pytest.FixtureRequest, tmp_path: Path) -> SettingsFactory:
+    """Make settings on a data folder of this test's own.
+
+    `t2m_settings()` is embedded; `t2m_settings("rabbitmq", "s3", "postgres", "redis", log={"level": "DEBUG"})` uses the
+    named real servers, each with a vhost, bucket or database of this test's own, and sets further keys.
+    """
+
+    def make(*servers: str, **overrides: object) -> Settings:
+        values: dict[str, object] = {"data_dir": tmp_path / "data"}
+        for server in servers:
+            values |= SERVER_SETTINGS[server](request.getfixturevalue)
+        return configuration.load(**values | overrides)
+
+    return make
