@@ -1,0 +1,122 @@
+"""What a client asks for, checked against the catalogue and made whole: every default is resolved here, once."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import uuid
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from config.catalogue import Catalogue, ModelEntry
+from pipeline.errors import InvalidRequest
+from pipeline.vocabulary import JobRequest, new_id, now
+
+MAX_DURATION_S = 60
+MAX_FPS = 60
+DEFAULT_DURATION_S = 4.0
+MAX_GUIDANCE = 30
+"""Far above any catalogue row (1 to 7.5); beyond it guided predictions only saturate."""
+
+
+def resolve(body: Mapping[str, object], *, user_id: str, catalogue: Catalogue, default_model: str) -> JobRequest:
+    """The job that `body` asks for. A field that is null counts as left out.
+
+    Args:
+        body: prompt, and optionally negative_prompt, duration (s), quality, fps (Hz), aspect_ratio, seed, model, steps,
+            guidance; numbers are never read from strings or booleans.
+        user_id: who asks.
+        default_model: the model where the body names none.
+
+    Raises:
+        InvalidRequest: names every wrong or unknown field, with what would be accepted.
+    """
+    given = {name: value for name, value in body.items() if value is not None}
+    name = given.pop("model", default_model)
+    known = isinstance(name, str) and name in catalogue.names
+    entry = catalogue.get(str(name) if known else default_model)
+    errors = {} if known else {"model": [f"Must be one of: {', '.join(catalogue.names)}"]}
+    try:
+        asked = parameters(entry).model_validate(given)
+    except ValidationError as error:
+        raise InvalidRequest(errors | _by_field(error, entry)) from None
+    if errors:
+        raise InvalidRequest(errors)
+    return _job(asked.model_dump(), user_id, entry)
+
+
+@lru_cache(maxsize=64)
+def _parameters(row: str) -> type[BaseModel]:
+    entry = ModelEntry.model_validate_json(row)
+    ratios = entry.aspect_ratios
+    fields: dict[str, Any] = {
+        "prompt": (_text(1, entry.max_prompt_chars), ...),
+        "negative_prompt": (_text(0, entry.max_prompt_chars), ""),
+        "duration": (
+            Annotated[float, Field(ge=1, le=min(MAX_DURATION_S, entry.max_duration_s))],
+            min(DEFAULT_DURATION_S, entry.max_duration_s),
+        ),
+        "quality": (Literal["720p", "1080p"], "1080p"),
+        "fps": (Annotated[int, Field(ge=1, le=MAX_FPS)], entry.output_fps),
+        "aspect_ratio": (Literal[ratios], ratios[0]),
+        "seed": (Annotated[int, Field(ge=0, lt=2**32)] | None, None),
+        "steps": (Annotated[int, Field(ge=1, le=entry.max_steps)], entry.steps),
+        "guidance": (Annotated[float, Field(ge=1, le=MAX_GUIDANCE)], entry.guidance),
+    }
+    strict = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    return create_model(f"GenerateWith{entry.name}", __config__=strict, **fields)
+
+
+def parameters(entry: ModelEntry) -> type[BaseModel]:
+    """The body a client may send for a model, as a pydantic class whose limits and defaults are that row's."""
+    return _parameters(entry.model_dump_json())
+
+
+def _text(minimum: int, maximum: int) -> Any:  # noqa: ANN401 - a type form
+    check = AfterValidator(_printable if minimum else _plain)
+    return Annotated[str, Field(min_length=minimum, max_length=maximum), check]
+
+
+def _plain(text: str) -> str:
+    if re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", text):
+        raise ValueError("Must not contain control characters")
+    return text
+
+
+def _printable(text: str) -> str:
+    if not text.strip():
+        raise ValueError("Must not be empty")
+    return _plain(text)
+
+
+def _by_field(error: ValidationError, entry: ModelEntry) -> dict[str, list[str]]:
+    fields: dict[str, list[str]] = {}
+    for item in error.errors(include_url=False, include_context=False, include_input=False):
+        fields.setdefault(str(item["loc"][0]), []).append(_message(item["type"], item["msg"], entry))
+    return fields
+
+
+def _message(kind: str, text: str, entry: ModelEntry) -> str:
+    """Pydantic's sentence in the API's words ("Must be …"); it names the limit and never repeats the value."""
+    if kind == "extra_forbidden":
+        return f"Unknown field. Known fields: model, {', '.join(parameters(entry).model_fields)}"
+    if kind == "missing":
+        return "Required"
+    return re.sub(r"^(Value error, |(Input|String) should )", lambda m: "" if m[2] is None else "Must ", text)
+
+
+def _job(asked: dict[str, Any], user_id: str, entry: ModelEntry) -> JobRequest:
+    seed = asked.pop("seed")
+    return JobRequest(
+        job_id=new_id("job"),
+        user_id=user_id,
+        created_at=now(),
+        model=entry.name,
+        duration_s=asked.pop("duration"),
+        seed=secrets.randbelow(2**32) if seed is None else seed,
+        trace_id=uuid.uuid4().hex,
+        **asked,
+    )
