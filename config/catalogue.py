@@ -30,8 +30,8 @@ class Family(StrEnum):
 class Size(BaseModel):
     """Pixels a model draws for one aspect ratio, and what is kept of them.
 
-    `width` × `height` is what the pipeline is asked for (multiples of the model's stride); `keep` (width, height) is the
-    centred part that is shown, where the aspect ratio needs a crop to be exact; both even unless upscaled later.
+    `width` × `height` is what the pipeline is asked for (multiples of the model's stride); `keep` (width, height) is
+    the centred part that is shown, where the aspect ratio needs a crop to be exact; both even unless upscaled later.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -93,6 +93,7 @@ class ModelEntry(BaseModel):
 
     @property
     def aspect_ratios(self) -> tuple[str, ...]:
+        """Accepted aspect ratios, the default first."""
         return tuple(self.sizes)
 
 
@@ -130,6 +131,7 @@ class Catalogue:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names of all rows, in the order of the file."""
         return tuple(self._entries)
 
     def get(self, name: str) -> ModelEntry:

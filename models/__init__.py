@@ -1,1 +1,4 @@
-"""Text-to-video models: loading, prompt encoding, denoising, streaming decode. Knows diffusers, no broker and no store."""
+"""Text-to-video models: loading, prompt encoding, denoising, streaming decode.
+
+Knows diffusers; knows no broker, no store and no HTTP server.
+"""

@@ -23,7 +23,8 @@ class Report(Protocol):
         details: measured figures, such as `step=3, steps=24`.
     """
 
-    def __call__(self, fraction: float, message: str = "", **details: Detail) -> None: ...
+    def __call__(self, fraction: float, message: str = "", **details: Detail) -> None:
+        """Must return soon: the work waits."""
 
 
 class Cancellation(Protocol):
@@ -49,7 +50,7 @@ class NeverCancelled:
     """A `Cancellation` for notebooks, scripts and tests."""
 
     def check(self) -> None:
-        return None
+        """Never raises."""
 
 
 def ignore(fraction: float, message: str = "", **details: Detail) -> None:
@@ -110,13 +111,15 @@ class VideoModel(Protocol):
     """A loaded model. One per process and catalogue row; not safe for concurrent calls of `generate`."""
 
     @property
-    def entry(self) -> ModelEntry: ...
+    def entry(self) -> ModelEntry:
+        """The catalogue row."""
 
     @property
     def audio_sample_rate(self) -> int | None:
         """Hz of `Chunk.audio`, None for silent models."""
 
-    def understand(self, prompt: str) -> Understood: ...
+    def understand(self, prompt: str) -> Understood:
+        """What of `prompt` the model can draw."""
 
     def generate(
         self, spec: ClipSpec, report: Report = ignore, cancellation: Cancellation = NeverCancelled()

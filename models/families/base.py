@@ -1,0 +1,66 @@
+"""What the rest of `models/` needs of a family of pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from config.catalogue import ModelEntry, Size
+from models.contract import Chunk, ClipSpec, Understood
+from models.denoise import OnStep
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Denoised latents of one window, on the CPU, as the family's own decoder takes them.
+
+    Attributes:
+        video: the new latent frames of this window.
+        audio: of families that draw sound.
+    """
+
+    video: Tensor
+    audio: Tensor | None = None
+
+
+class Clip(Protocol):
+    """One clip being drawn. `encode` and `denoise` are called window by window in one thread, `decode` in another."""
+
+    @property
+    def windows(self) -> int:
+        """How many times `denoise` is called."""
+
+    def encode(self, window: int) -> Any:  # noqa: ANN401 - each family has its own embeddings
+        """Text embeddings for this window."""
+
+    def denoise(self, window: int, conditions: Any, on_step: OnStep) -> Latents:  # noqa: ANN401
+        """Draw window `window`; windows come in order, as each may continue the one before."""
+
+    def decode(self, latents: Latents) -> Iterator[Chunk]:
+        """Decode the next window in small uncropped chunks; the latents of all windows come in order."""
+
+
+class Family(Protocol):
+    """A loaded pipeline behind the operations all families share."""
+
+    @property
+    def audio_sample_rate(self) -> int | None:
+        """Hz, None for silent families."""
+
+    def understand(self, prompt: str) -> Understood:
+        """See `VideoModel.understand`."""
+
+    def clip(self, spec: ClipSpec, size: Size) -> Clip:
+        """Start a clip of `spec.frames` frames, drawn at `size.width` × `size.height`.
+
+        Raises:
+            UnsupportedShape: the family cannot draw so many frames.
+        """
+
+
+def latent_frames(entry: ModelEntry, frames: int) -> int:
+    """Latent frames that decode to at least `frames` frames: the first gives one, the others `frame_step` each."""
+    return 1 + -(-(frames - 1) // entry.frame_step)

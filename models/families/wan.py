@@ -1,0 +1,232 @@
+"""Wan 2.1, Wan 2.2 (TI2V-5B and the two experts of A14B) and the bundled model, all on diffusers' `WanPipeline` parts.
+
+The loop is our own: the same operations in the same order as `WanPipeline.__call__`, so the latents are bit-equal, and
+beyond it a window may start with clean latents of the one before (`latent-prefix`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from config.catalogue import ModelEntry, Size
+from models.contract import Chunk, ClipSpec, Understood
+from models.denoise import DenoisingState, OnStep, denoise
+from models.errors import UnsupportedShape
+from models.families.base import Latents, latent_frames
+from models.families.pipelines import open_pipeline
+from models.frames import to_rgb
+from models.seeds import window_generator
+
+PREFIX = 2
+"""Latent frames of the stream's end that a `latent-prefix` window starts with; the bundled model is trained for it."""
+
+MAX_PROMPT_TOKENS = 512
+"""What `WanPipeline.__call__` cuts prompts to by default, and Wan was trained with."""
+
+
+@dataclass(frozen=True)
+class WanConditions:
+    """Text embeddings, shape (1, tokens, text width); `negative` is None without guidance."""
+
+    prompt: Tensor
+    negative: Tensor | None
+
+
+class WanFamily:
+    """Adapter of a loaded `WanPipeline`."""
+
+    audio_sample_rate: int | None = None
+
+    def __init__(self, pipeline: Any, entry: ModelEntry) -> None:  # noqa: ANN401 - diffusers has no types
+        self.pipeline = pipeline
+        self.entry = entry
+
+    def understand(self, prompt: str) -> Understood:
+        """All of it: Wan knows the open world."""
+        return Understood(complete=True, text=prompt)
+
+    def clip(self, spec: ClipSpec, size: Size) -> WanClip:
+        """See `Family.clip`."""
+        return WanClip(self, spec, size)
+
+
+def load(entry: ModelEntry, folder: Path, device: str) -> WanFamily:
+    """The adapter of a Wan pipeline in `folder`; its VAE runs in float32, as Wan's authors advise."""
+    from diffusers import WanPipeline
+
+    return WanFamily(open_pipeline(WanPipeline, entry, folder, device, vae=torch.float32), entry)
+
+
+class WanClip:
+    """One clip as one stream of latent frames, drawn in windows."""
+
+    def __init__(self, family: WanFamily, spec: ClipSpec, size: Size) -> None:
+        self._pipeline = family.pipeline
+        self._entry = family.entry
+        self._spec = spec
+        self._size = size
+        self._total = latent_frames(family.entry, spec.frames)
+        self._tail: Tensor | None = None
+        self._decoder = WanStreamDecoder(family.pipeline.vae)
+        self._native = latent_frames(family.entry, family.entry.frames)
+        if family.entry.extend == "none" and self._total > self._native:
+            raise UnsupportedShape(
+                f"{family.entry.name} draws at most {family.entry.frames} frames, not {spec.frames}.",
+                remedy="Ask for a shorter clip or another model.",
+            )
+
+    @property
+    def windows(self) -> int:
+        """One, unless the clip is longer than the native length and the row may extend it."""
+        return 1 + max(0, -(-(self._total - self._native) // (self._native - PREFIX)))
+
+    @torch.inference_mode()
+    def encode(self, window: int) -> WanConditions:
+        """See `Clip.encode`."""
+        prompt, negative = self._pipeline.encode_prompt(
+            self._spec.prompt,
+            negative_prompt=self._spec.negative_prompt,
+            do_classifier_free_guidance=self._spec.guidance > 1,
+            max_sequence_length=MAX_PROMPT_TOKENS,
+            device=self._pipeline.device,
+        )
+        return WanConditions(prompt, negative)
+
+    def denoise(self, window: int, conditions: WanConditions, on_step: OnStep) -> Latents:
+        """See `Clip.denoise`; the latents are normalised, as `WanPipeline` returns them."""
+        state = DenoisingState.start(self._pipeline.scheduler, self._spec.steps, self._noise(window))
+        denoise(state, WanPredictor(self._pipeline, conditions, self._spec.guidance, self._tail), on_step)
+        if self.windows > 1:
+            self._tail = state.latents[:, :, -PREFIX:]
+        return Latents(state.latents.cpu())
+
+    def decode(self, latents: Latents) -> Iterator[Chunk]:
+        """See `Clip.decode`; 1 frame for the first latent frame of the clip, then 4 each."""
+        for video in self._decoder.decode(latents.video):
+            yield Chunk(to_rgb(video))
+
+    def _noise(self, window: int) -> Tensor:
+        vae = self._pipeline.vae.config
+        count = self._native - PREFIX if window else self._first
+        shape = (
+            1,
+            vae.z_dim,
+            count,
+            self._size.height // vae.scale_factor_spatial,
+            self._size.width // vae.scale_factor_spatial,
+        )
+        noise: Tensor = randn_tensor(
+            shape,
+            generator=window_generator(self._spec.seed, window),
+            device=self._pipeline.device,
+            dtype=torch.float32,
+        )
+        return noise
+
+    @property
+    def _first(self) -> int:
+        """Latent frames of window 0: what is asked for, but a model that continues itself knows full windows only."""
+        return self._total if self._entry.extend == "none" else self._native
+
+
+class WanPredictor:
+    """The guided velocity of the right expert, for latents that may continue a clean `prefix`."""
+
+    def __init__(self, pipeline: Any, conditions: WanConditions, guidance: float, prefix: Tensor | None) -> None:  # noqa: ANN401
+        self._pipeline = pipeline
+        self._prefix = prefix
+        self._guidance = guidance
+        experts = [expert for expert in (pipeline.transformer, pipeline.transformer_2) if expert is not None]
+        self._dtype = experts[0].dtype
+        self._prompt = conditions.prompt.to(self._dtype)
+        self._negative = None if conditions.negative is None else conditions.negative.to(self._dtype)
+
+    def __call__(self, latents: Tensor, t: Tensor, step: int) -> Tensor:
+        """See `models.denoise.Predict`; gives the velocity of `latents` only, not of the prefix."""
+        clean = 0 if self._prefix is None else self._prefix.shape[2]
+        stream = latents if self._prefix is None else torch.cat([self._prefix, latents], dim=2)
+        expert = self._expert(t)
+        timestep = self._timestep(expert, stream, t, clean)
+        stream = stream.to(self._dtype)
+        conditional = _velocity(expert, stream, timestep, self._prompt)
+        if self._negative is None:
+            return conditional[:, :, clean:]
+        unconditional = _velocity(expert, stream, timestep, self._negative)
+        return (unconditional + self._guidance * (conditional - unconditional))[:, :, clean:]
+
+    def _expert(self, t: Tensor) -> Any:  # noqa: ANN401
+        """Wan 2.2 A14B: `transformer` draws while the noise is high, `transformer_2` below `boundary_ratio`."""
+        ratio = self._pipeline.config.boundary_ratio
+        if ratio is None or t >= ratio * self._pipeline.scheduler.config.num_train_timesteps:
+            return self._pipeline.transformer
+        return self._pipeline.transformer_2
+
+    def _timestep(self, expert: Any, stream: Tensor, t: Tensor, clean: int) -> Tensor:  # noqa: ANN401
+        """One timestep, shape (1,), or one per token, shape (1, tokens), where clean latents get 0."""
+        if not clean and not self._pipeline.config.expand_timesteps:
+            return t.expand(1)
+        _, high, wide = expert.config.patch_size
+        frames, height, width = stream.shape[2:]
+        times = torch.ones(frames, dtype=torch.float32, device=stream.device) * t
+        times[:clean] = 0
+        return times.repeat_interleave((height // high) * (width // wide))[None]
+
+
+def _velocity(expert: Any, stream: Tensor, timestep: Tensor, embeddings: Tensor) -> Tensor:  # noqa: ANN401
+    velocity: Tensor = expert(
+        hidden_states=stream, timestep=timestep, encoder_hidden_states=embeddings, return_dict=False
+    )[0]
+    return velocity
+
+
+class WanStreamDecoder:
+    """Decodes a stream of latent frames one at a time, bit-identical to `vae.decode` of the whole.
+
+    `AutoencoderKLWan` is causal and already works frame by frame; it only keeps all output. Its feature cache lives
+    on the VAE itself (private names of diffusers 0.42.1, checked by the tests), so one stream at a time.
+    """
+
+    def __init__(self, vae: Any) -> None:  # noqa: ANN401
+        self._vae = vae
+        self._started = False
+        self._std = 1.0 / _per_channel(vae.config.latents_std)
+        self._mean = _per_channel(vae.config.latents_mean)
+
+    def decode(self, latents: Tensor) -> Iterator[Tensor]:
+        """Normalised latents (1, channels, n, h, w) as video in −1…1: 1 frame for the stream's first, then 4 each."""
+        features = self._denormalised(latents)
+        for index in range(features.shape[2]):
+            yield self._decode_frame(features[:, :, index : index + 1])
+
+    @torch.inference_mode()
+    def _denormalised(self, latents: Tensor) -> Tensor:
+        """What the decoder takes; of all frames at once as in `vae.decode`, since kernels round by shape."""
+        latents = latents.to(self._vae.device, self._vae.dtype)
+        features: Tensor = self._vae.post_quant_conv(latents / self._std.to(latents) + self._mean.to(latents))
+        return features
+
+    @torch.inference_mode()
+    def _decode_frame(self, features: Tensor) -> Tensor:
+        vae = self._vae
+        if not self._started:
+            vae.clear_cache()
+        vae._conv_idx = [0]
+        video: Tensor = vae.decoder(
+            features, feat_cache=vae._feat_map, feat_idx=vae._conv_idx, first_chunk=not self._started
+        )
+        self._started = True
+        if vae.config.patch_size is not None:
+            video = unpatchify(video, patch_size=vae.config.patch_size)
+        return video.clamp(-1.0, 1.0)
+
+
+def _per_channel(values: list[float]) -> Tensor:
+    return torch.tensor(values).view(1, -1, 1, 1, 1)
