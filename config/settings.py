@@ -1,32 +1,69 @@
 """Settings: a TOML file for the shape of the deployment, environment variables (`T2M_…`) on top.
 
-`T2M_CONFIG` names the file, `config/embedded.toml` is the default. Nested keys use two underscores in the environment:
-`T2M_BROKER__URL=amqp://…`. Unknown keys are refused by name. Secrets are `SecretStr` and never printed.
+`T2M_CONFIG` names the file (or "embedded", the default, or "production"). Nested keys use two underscores in the
+environment: `T2M_BROKER__URL=amqp://…`. Unknown keys are refused by name. Secrets are `SecretStr` and never printed.
 """
 
 from __future__ import annotations
 
+import difflib
+import json
 import os
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self, get_origin
 
-from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import (
+    AfterValidator,
+    AnyHttpUrl,
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+from typing_extensions import TypeIs
 
 from config.errors import ConfigError
 
-EMBEDDED = Path(__file__).with_name("embedded.toml")
-PRODUCTION = Path(__file__).with_name("production.toml")
+PREFIX = "T2M_"
+SHAPES = {name: Path(__file__).with_name(f"{name}.toml") for name in ("embedded", "production")}
+
+
+def _url_of(*schemes: str, optional: bool = False) -> AfterValidator:
+    """Refuses a secret URL of another scheme without repeating it, as it may hold a password."""
+
+    def check(url: SecretStr) -> SecretStr:
+        value = url.get_secret_value()
+        if not value.startswith(schemes) and (value or not optional):
+            raise ValueError(f"a URL must start with {' or '.join(schemes)}")
+        return url
+
+    return AfterValidator(check)
 
 
 class Section(BaseModel):
+    """A table of the settings file."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class BrokerSettings(Section):
     """`memory://` runs the actors in this process; `amqp[s]://user:password@host:port/vhost` is RabbitMQ."""
 
-    url: SecretStr = SecretStr("memory://")
+    url: Annotated[SecretStr, _url_of("memory://", "amqp://", "amqps://")] = SecretStr("memory://")
     queue_type: Literal["classic", "quorum"] = "classic"
 
 
@@ -42,34 +79,57 @@ class StoreSettings(Section):
     access_key: SecretStr = SecretStr("")
     secret_key: SecretStr = SecretStr("")
 
+    @field_validator("endpoint")
+    @classmethod
+    def _without_scheme(cls, endpoint: str) -> str:
+        if "/" in endpoint:
+            raise ValueError("must be host:port without a scheme or path; `secure` chooses between https and http")
+        return endpoint
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.kind == "s3" and not self.endpoint:
+            raise ValueError("`endpoint` (host:port) is needed when `kind` is s3")
+        if bool(self.access_key.get_secret_value()) != bool(self.secret_key.get_secret_value()):
+            raise ValueError("`access_key` and `secret_key` go together")
+        return self
+
 
 class DatabaseSettings(Section):
     """SQLAlchemy async URL; empty means SQLite at `data_dir`/t2m.db. Only the gateway uses it."""
 
-    url: SecretStr = SecretStr("")
+    url: Annotated[SecretStr, _url_of("sqlite+aiosqlite://", "postgresql+asyncpg://", optional=True)] = SecretStr("")
 
 
 class RedisSettings(Section):
     """`redis://…`, or empty for memory of this process. Only the gateway uses it."""
 
-    url: SecretStr = SecretStr("")
+    url: Annotated[SecretStr, _url_of("redis://", "rediss://", optional=True)] = SecretStr("")
 
 
 class ModelSettings(Section):
+    """Which models there are, where their weights lie and what runs them."""
+
     catalogue: Path = Path(__file__).with_name("models.toml")
     weights: str = ""
     """A local folder or `s3://bucket/prefix` that holds pulled weights; bundled models need none."""
+    cache: Path = Path("~/.cache/t2m/weights")
+    """Local folder for weights when `weights` is empty or in a store; workers fetch into it before they load."""
     default: str = "tiny"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 class EncodeSettings(Section):
+    """How renditions are encoded."""
+
     codec: Literal["h264", "av1"] = "h264"
     encoder: Literal["auto", "libx264", "h264_nvenc", "libsvtav1"] = "auto"
     """auto: h264_nvenc where a GPU has it, else libx264 (libsvtav1 when codec is av1)."""
 
 
 class WorkerSettings(Section):
+    """Life and measurement of a worker process."""
+
     metrics_host: str = "127.0.0.1"
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9191
     heartbeat_s: Annotated[float, Field(gt=0)] = 5.0
@@ -80,6 +140,8 @@ class WorkerSettings(Section):
 
 
 class GatewaySettings(Section):
+    """The HTTP server and its background roles."""
+
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     public_url: AnyHttpUrl | None = None
@@ -92,6 +154,8 @@ class GatewaySettings(Section):
 
 
 class LogSettings(Section):
+    """JSON for machines, console for people."""
+
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     format: Literal["json", "console"] = "json"
 
@@ -100,7 +164,11 @@ class Settings(BaseSettings):
     """Everything a deployment can set; see `config/embedded.toml` and `config/production.toml`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="T2M_", env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
     )
 
     data_dir: Path = Path("data")
@@ -121,6 +189,7 @@ class Settings(BaseSettings):
 
     @property
     def database_url(self) -> str:
+        """SQLAlchemy async URL with SQLite's place filled in; holds the password."""
         return self.database.url.get_secret_value() or f"sqlite+aiosqlite:///{self.data_dir.absolute() / 't2m.db'}"
 
     @classmethod
@@ -132,8 +201,14 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        path = Path(os.environ.get("T2M_CONFIG") or EMBEDDED)
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
+        """Arguments win over the environment, which wins over the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_path())
+
+
+def config_path() -> Path:
+    """The TOML file in force: `T2M_CONFIG` as a path or one of the shapes "embedded" and "production"."""
+    name = os.environ.get("T2M_CONFIG") or "embedded"
+    return SHAPES.get(name) or Path(name)
 
 
 def load(**overrides: object) -> Settings:
@@ -142,4 +217,82 @@ def load(**overrides: object) -> Settings:
     Raises:
         ConfigError: names each wrong key with what it accepts, never its value.
     """
-    raise ConfigError("unfinished")  # completed with the CLI
+    path = config_path()
+    _refuse_unknown_variables()
+    try:
+        path.open("rb").close()
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot read the settings file {path}: {error.strerror}.",
+            remedy=f"T2M_CONFIG takes a path or one of: {', '.join(SHAPES)}.",
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"The settings file {path} is not valid TOML: {error}.") from error
+    except ValidationError as error:
+        raise ConfigError(_explain(error), remedy=f"Read from the environment and {path}.") from None
+    except SettingsError as error:
+        raise ConfigError(
+            f"Not valid JSON: {' or '.join(_undecodable())}.", remedy="""Lists are written as '["a", "b"]'."""
+        ) from error
+
+
+def variables() -> tuple[str, ...]:
+    """Names of all environment variables that are read, in the order of the settings."""
+    return tuple(_variable(location) for location, _ in _fields())
+
+
+def _variable(location: tuple[str, ...]) -> str:
+    return PREFIX + "__".join(location).upper()
+
+
+def _fields(model: type[BaseModel] = Settings, table: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Location and type of every setting, tables before what they hold."""
+    for name, field in model.model_fields.items():
+        yield (*table, name), field.annotation
+        if _is_table(field.annotation):
+            yield from _fields(field.annotation, (*table, name))
+
+
+def _is_table(annotation: object) -> TypeIs[type[Section]]:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _refuse_unknown_variables() -> None:
+    known = {"T2M_CONFIG", *variables()}
+    for name in sorted(name.upper() for name in os.environ if name.upper().startswith(PREFIX)):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            raise ConfigError(
+                f"There is no setting for the environment variable {name}.",
+                remedy=f"Did you mean {' or '.join(near)}?" if near else "`t2m config show` lists all settings.",
+            )
+
+
+def _undecodable() -> Iterator[str]:
+    """Variables whose value is no JSON, of the settings that need it: lists and whole tables."""
+    for location, annotation in _fields():
+        if _is_table(annotation) or get_origin(annotation) is tuple:
+            try:
+                json.loads(os.environ.get(_variable(location), "null"))
+            except ValueError:
+                yield _variable(location)
+
+
+def _explain(error: ValidationError) -> str:
+    return " ".join(f"{_key(problem['loc'])}: {_accepted(problem)}." for problem in error.errors(include_url=False))
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location)
+
+
+def _accepted(problem: ErrorDetails) -> str:
+    """What is wrong in words that never hold the value."""
+    if problem["type"] == "extra_forbidden":
+        return f"there is no such setting; there are {', '.join(_siblings(problem['loc']))}"
+    return problem["msg"].removeprefix("Value error, ").rstrip(".")
+
+
+def _siblings(location: tuple[int | str, ...]) -> Iterator[str]:
+    return (known[-1] for known, _ in _fields() if known[:-1] == location[:-1])
