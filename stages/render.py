@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.contract import ClipSpec, Understood, VideoModel
 from stages.contract import Artifact, Cancellation, NeverCancelled, Report, ignore
+from stages.errors import FrameMismatch
+from stages.files import media, workspace
+from stages.mezzanine import MEDIA_TYPE, NAME, MezzanineWriter, mezzanine
 
 
 @dataclass(frozen=True)
@@ -38,5 +42,45 @@ def render(
     report: Report = ignore,
     cancellation: Cancellation = NeverCancelled(),
 ) -> Rendered:
-    """Draw the clip into the folder `out` as "mezzanine.mov"."""
-    raise NotImplementedError
+    """Draw the clip into the folder `out` as "mezzanine.mov" (see `stages.mezzanine` for its format).
+
+    Memory does not grow with the clip: at most one chunk is being written while the model decodes the next.
+
+    Args:
+        report: gets what the model reports.
+
+    Raises:
+        ModelError: the model cannot draw it; see `models.errors`.
+        FrameMismatch: the model gave another number of frames than `spec.frames`.
+        DiskFull: no space is left in `out`.
+        Interrupted: as `cancellation` asked; `out` has no new file then, as after any error.
+    """
+    with workspace(out) as work:
+        with media(NAME), mezzanine(work / NAME, model.entry.fps, model.audio_sample_rate) as writer:
+            _write(model, spec, writer, report, cancellation)
+        if writer.frames != spec.frames:
+            raise FrameMismatch(f"The clip of {model.entry.name}", spec.frames, writer.frames)
+    return Rendered(
+        mezzanine=Artifact(NAME, out / NAME, MEDIA_TYPE),
+        width=writer.width,
+        height=writer.height,
+        fps=model.entry.fps,
+        frames=writer.frames,
+        audio=writer.audio,
+        understood=model.understand(spec.prompt),
+    )
+
+
+def _write(
+    model: VideoModel, spec: ClipSpec, writer: MezzanineWriter, report: Report, cancellation: Cancellation
+) -> None:
+    """Write each chunk in a second thread while the model makes the next one in this thread."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="mezzanine") as behind:
+        written: Future[None] | None = None
+        for chunk in model.generate(spec, report, cancellation):
+            if written:
+                written.result()
+            written = behind.submit(writer.write, chunk)
+            cancellation.check()
+        if written:
+            written.result()
