@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.contract import Artifact, Cancellation, NeverCancelled, Report, ignore
+from stages.ffmpeg import choose, ffmpeg_binary, run_ffmpeg
+from stages.files import media, workspace
+from stages.hls import artifact, package
+from stages.ladder import Rung, ladder
+from stages.probe import check_frames
+from stages.transcode import command
 
+__all__ = ["EncodeSpec", "Rung", "encode", "ladder"]
 
-@dataclass(frozen=True)
-class Rung:
-    """One rendition of the ladder.
+TIME_LIMIT_S = 840.0
+"""For all rungs; a minute under the time limit of the encode queue, so that the reason is told."""
 
-    Attributes:
-        name: "720p", "1080p": the short side in pixels.
-        width, height: in pixels, both even.
-    """
-
-    name: str
-    width: int
-    height: int
+ENCODED = 0.97
+"""Share of this stage's time that is encoding; the rest is packaging."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,6 @@ class EncodeSpec:
     encoder: str = "auto"
 
 
-def ladder(quality: str, aspect_ratio: str) -> tuple[Rung, ...]:
-    """The rungs up to `quality` ("720p", "1080p") for an aspect ratio ("16:9", "9:16", "1:1"), lowest first."""
-    raise NotImplementedError
-
-
 def encode(
     mezzanine: Path,
     spec: EncodeSpec,
@@ -53,5 +48,38 @@ def encode(
     report: Report = ignore,
     cancellation: Cancellation = NeverCancelled(),
 ) -> tuple[Artifact, ...]:
-    """Make "720p.mp4", "1080p.mp4", "hls/master.m3u8", "hls/…" in the folder `out`."""
-    raise NotImplementedError
+    """Make "720p.mp4", "1080p.mp4", "hls/master.m3u8", "hls/…" in the folder `out`.
+
+    Args:
+        report: gets `frame`, `frames` and `fps` (encoding speed in frames per second) in its details.
+
+    Raises:
+        FfmpegFailed, PackagerFailed: with the command and its last words.
+        FfmpegMissing: no ffmpeg, or none with the encoder.
+        FrameMismatch: an output does not have `spec.frames` frames.
+        MediaUnreadable: the mezzanine is no video.
+        ChildTimeout: it took longer than `TIME_LIMIT_S`.
+        DiskFull: no space is left in `out`.
+        Interrupted: as `cancellation` asked; `out` has no new file then, as after any error.
+    """
+    renditions = [f"{rung.name}.mp4" for rung in spec.rungs]
+    with workspace(out) as work:
+        _transcode(mezzanine, spec, work, report, cancellation)
+        paths = {rung.name: work / name for rung, name in zip(spec.rungs, renditions, strict=True)}
+        for path in paths.values():
+            check_frames(path, spec.frames)
+        report(ENCODED, "packaging")
+        playlists = package(paths, work, cancellation)
+    report(1.0)
+    return tuple(artifact(name, out) for name in (*renditions, *playlists))
+
+
+def _transcode(mezzanine: Path, spec: EncodeSpec, work: Path, report: Report, cancellation: Cancellation) -> None:
+    encoder = choose(spec.codec, spec.encoder)
+    with media(mezzanine.name):
+        argv = command(ffmpeg_binary(), mezzanine, spec.rungs, spec.fps, spec.frames, encoder, work)
+
+    def progress(frame: int, speed: float) -> None:
+        report(ENCODED * frame / spec.frames, frame=frame, frames=spec.frames, fps=speed)
+
+    run_ffmpeg(argv, frames=spec.frames, time_limit_s=TIME_LIMIT_S, cancellation=cancellation, on_progress=progress)
