@@ -139,6 +139,11 @@ class WorkerSettings(Section):
     """A child that reports nothing for this long is killed."""
 
 
+class AuthSettings(Section):
+    key_file: Path | None = None
+    """PEM of the Ed25519 key that signs tokens, the same for all gateways; made as `data_dir`/auth-key.pem by default."""
+
+
 class GatewaySettings(Section):
     """The HTTP server and its background roles."""
 
@@ -179,6 +184,7 @@ class Settings(BaseSettings):
     models: ModelSettings = ModelSettings()
     encode: EncodeSettings = EncodeSettings()
     worker: WorkerSettings = WorkerSettings()
+    auth: AuthSettings = AuthSettings()
     gateway: GatewaySettings = GatewaySettings()
     log: LogSettings = LogSettings()
 
