@@ -1,0 +1,1 @@
+"""The bundled miniature text-to-video model: weights, prompt understanding and how it was trained."""

@@ -1,0 +1,108 @@
+"""Choose what a clip shows and draw it. Equal seeds give equal clips."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.tiny.training.data import attributes as attr
+from models.tiny.training.data.attributes import Spec, allowed, held_out
+from models.tiny.training.data.canvas import FPS, FRAMES, Rng, finish, times
+from models.tiny.training.data.scenes import SCENES
+from models.tiny.training.data.shapes import CYCLE_S, ball_clip, shape_clip
+
+PHASES = 16  # number of phase tokens
+
+# How often each kind is drawn.
+KIND_WEIGHTS = {
+    "shape": 0.44, "ball": 0.06, "sunset": 0.17, "sunrise": 0.07, "waves": 0.04, "moonlit_waves": 0.03, "snow": 0.045,
+    "rain": 0.035, "clouds": 0.045, "fireworks": 0.035, "stars": 0.03,
+}
+SUN_CYCLE_S = (8.0, 20.0)  # seconds a sunset or sunrise takes
+IDLE_CYCLE_S = 10.0  # scenes whose phase has no meaning
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A captionless clip: what it shows, at which part of its scene it starts, and its frames.
+
+    Attributes:
+        phase: part of the scene, 0..1, that has passed at the first frame.
+        cycle_s: seconds that the whole scene takes; for shapes, the way across and round.
+        usual: whether a caption without a phase may describe it (its subject is well in view).
+        frames: (frames, 64, 112, 3) bytes.
+    """
+
+    spec: Spec
+    phase: float
+    cycle_s: float
+    usual: bool
+    frames: NDArray[np.uint8]
+
+
+def random_spec(rng: Rng, kind: str | None = None, evaluation: bool = False) -> Spec:
+    """Draw what a clip shows. Shapes are taken from the trained or, if asked, only from the held-out combinations."""
+    kind = kind or str(rng.choice(list(KIND_WEIGHTS), p=np.array(list(KIND_WEIGHTS.values())) / sum(KIND_WEIGHTS.values())))
+    pick = lambda options: str(rng.choice(options))  # noqa: E731
+    if kind in ("shape", "ball"):
+        while True:
+            spec = Spec(
+                kind=kind, shape=pick(attr.SHAPES) if kind == "shape" else "circle", colour=pick(attr.COLOURS),
+                size=pick(attr.SIZES), direction=pick(attr.DIRECTIONS) if kind == "shape" else "",
+                speed=pick(attr.SPEEDS) if kind == "shape" else "", background=pick(attr.BACKGROUNDS),
+            )
+            kept_back = held_out(spec.colour, spec.shape, spec.direction, spec.background)
+            if allowed(spec.colour, spec.background) and kept_back == evaluation:
+                return spec
+    if kind in ("sunset", "sunrise"):
+        place = str(rng.choice(attr.SUN_PLACES, p=[0.5, 0.28, 0.22]))
+        return Spec(kind=kind, place=place, palette=pick(attr.SUN_PALETTES))
+    if kind in ("snow", "rain"):
+        return Spec(kind=kind, place=pick(attr.WEATHER_PLACES))
+    if kind == "clouds":
+        return Spec(kind=kind, direction=pick(("left", "right")))
+    if kind == "fireworks":
+        return Spec(kind=kind, colour=pick((*attr.COLOURS, "", "", "", "")))
+    return Spec(kind=kind)
+
+
+def cycle_s(spec: Spec, rng: Rng) -> float:
+    """Seconds that phase 0 to 1 takes."""
+    if spec.kind == "shape":
+        return CYCLE_S[spec.speed]
+    if spec.kind in ("sunset", "sunrise"):
+        return float(rng.uniform(*SUN_CYCLE_S))
+    return IDLE_CYCLE_S
+
+
+def usual_start(spec: Spec, rng: Rng, whole_s: float) -> float:
+    """A phase at which the subject is in view for the whole clip."""
+    if spec.kind == "shape":
+        middle = (FRAMES - 1) / FPS / whole_s / 2
+        slack = max(0.0, 0.5 - middle - 0.17)
+        return 0.5 - middle + float(rng.uniform(-slack, slack))
+    if spec.kind in ("sunset", "sunrise"):
+        return float(rng.uniform(0.03, 0.62))
+    return float(rng.uniform(0, 1))
+
+
+def draw(
+    spec: Spec, seed: int, usual: bool | None = None, phase: float | None = None, frames: int = FRAMES
+) -> Clip:
+    """Draw `spec` with everything else chosen by `seed`."""
+    rng = np.random.default_rng([seed, 1])
+    whole_s = cycle_s(spec, rng)
+    usual = bool(rng.random() < 0.6) if usual is None else usual
+    if phase is None:
+        phase = usual_start(spec, rng, whole_s) if usual else float(rng.uniform(0, 1))
+    look = np.random.default_rng([seed, 2])
+    t = times(float(look.uniform(0, 60)), frames)
+    part = (phase + (t - t[0]) / whole_s).astype(np.float32)
+    painter = {"shape": shape_clip, "ball": ball_clip}.get(spec.kind) or SCENES[spec.kind]
+    return Clip(spec, phase, whole_s, usual, finish(painter(spec, look, t, part)))
+
+
+def clip(seed: int, kind: str | None = None, evaluation: bool = False, frames: int = FRAMES) -> Clip:
+    """The clip of a seed: what it shows and how it looks both follow from it."""
+    spec = random_spec(np.random.default_rng([seed, 0]), kind, evaluation)
+    return draw(spec, seed, frames=frames)

@@ -1,0 +1,41 @@
+"""Write the model as a diffusers pipeline in half precision, never leaving a folder half written."""
+
+import copy
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
+from transformers import UMT5EncoderModel
+
+from models.tiny import architecture
+
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+
+
+def export(
+    vae: AutoencoderKLWan, denoiser: WanTransformer3DModel, text_encoder: UMT5EncoderModel, target: Path = WEIGHTS
+) -> None:
+    """Save all parts under `target`: written beside it first, then swapped in by two renames."""
+    pipeline = WanPipeline(
+        tokenizer=architecture.new_tokenizer(),
+        text_encoder=copy.deepcopy(text_encoder).half(),
+        vae=copy.deepcopy(vae).half(),
+        scheduler=architecture.new_scheduler(),
+        transformer=copy.deepcopy(denoiser).half(),
+    )
+    part, old = target.with_name(target.name + ".part"), target.with_name(target.name + ".old")
+    for leftover in (part, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    pipeline.save_pretrained(part, safe_serialization=True)
+    if target.exists():
+        target.rename(old)
+    part.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def plain_vae(state: dict[str, torch.Tensor], mean: list[float], std: list[float]) -> AutoencoderKLWan:
+    """The autoencoder of a checkpoint with the library's own chunked forward and latent statistics."""
+    vae = architecture.new_vae(mean, std)
+    vae.load_state_dict(state)
+    return vae.eval()

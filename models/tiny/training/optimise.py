@@ -1,0 +1,103 @@
+"""Muon for matrices and kernels, AdamW for the rest, an average of the weights, and a schedule by wall clock.
+
+Muon: momentum whose update is made orthogonal by a few Newton-Schulz steps (Jordan et al., 2024). Scaling the update
+by 0.2 sqrt(max(rows, columns)) gives it AdamW's usual size, so one learning rate serves both (Liu et al., 2025,
+"Muon is scalable for LLM training", section 2.2). Torch has its own Muon for matrices; this one takes kernels too.
+"""
+
+import copy
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+# Coefficients of the quintic Newton-Schulz iteration of Jordan et al.
+QUINTIC = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
+    """Bring the singular values of a matrix (rows, columns) near one."""
+    a, b, c = QUINTIC
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = (x / (x.norm() + 1e-7)).bfloat16()
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.T if tall else x).float()
+
+
+class Muon(torch.optim.Optimizer):
+    """Orthogonalised momentum for parameters of two or more dimensions (kernels are flattened to matrices)."""
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "decay": decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Move every parameter that has a gradient."""
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is None:
+                    continue
+                state = self.state[param]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(param)
+                state["momentum"].mul_(group["momentum"]).add_(param.grad)
+                ahead = param.grad + group["momentum"] * state["momentum"]
+                matrix = ahead.reshape(ahead.shape[0], -1)
+                update = orthogonal(matrix) * (0.2 * math.sqrt(max(matrix.shape)))
+                param.mul_(1 - group["lr"] * group["decay"])
+                param.add_(update.reshape(param.shape).to(param.dtype), alpha=-group["lr"])
+
+
+class Optimizers:
+    """Muon and AdamW under one handle, with one shared learning-rate scale."""
+
+    def __init__(self, muon: list[nn.Parameter], adamw: list[nn.Parameter], muon_lr: float, adamw_lr: float) -> None:
+        self.parts: list[torch.optim.Optimizer] = []
+        if muon:
+            self.parts.append(Muon(muon, lr=muon_lr, decay=0.01))
+        self.parts.append(torch.optim.AdamW(adamw, lr=adamw_lr, betas=(0.9, 0.98), weight_decay=0.0))
+        self.peaks = [part.param_groups[0]["lr"] for part in self.parts]
+
+    def step(self, scale: float) -> None:
+        """One step at `scale` times the peak rates; clears the gradients."""
+        for part, peak in zip(self.parts, self.peaks, strict=True):
+            for group in part.param_groups:
+                group["lr"] = peak * scale
+            part.step()
+            part.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> list[dict]:
+        """State of both, for a checkpoint."""
+        return [part.state_dict() for part in self.parts]
+
+    def load_state_dict(self, states: list[dict]) -> None:
+        """Take up the state of a checkpoint."""
+        for part, state in zip(self.parts, states, strict=True):
+            part.load_state_dict(state)
+
+
+class Average:
+    """An exponential moving average of a model's weights that starts quickly."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.decay = decay
+        self.count = 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take one step towards `model`."""
+        self.count += 1
+        decay = min(self.decay, (1 + self.count) / (10 + self.count))
+        for mine, theirs in zip(self.model.parameters(), model.parameters(), strict=True):
+            mine.lerp_(theirs, 1 - decay)
+
+
+def schedule(done: float, step: int, warmup_steps: int = 60, floor: float = 0.02) -> float:
+    """Scale of the learning rate: a linear start, then a cosine over the part `done` (0..1) of the time given."""
+    cosine = 0.5 * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0)))
+    return min(1.0, (step + 1) / warmup_steps) * (floor + (1 - floor) * cosine)
