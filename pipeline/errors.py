@@ -35,6 +35,10 @@ class StoreFull(StoreError):
     fault: ClassVar[Fault] = Fault.RESOURCE
 
 
+class InvalidKey(PipelineError):
+    """No object may have such a key: it is empty, absolute, too long, or climbs out of the store."""
+
+
 class ObjectMissing(PipelineError):
     """No object has this key."""
 
@@ -59,3 +63,45 @@ class BrokerError(PipelineError):
     """The message broker cannot be reached or refused a message."""
 
     fault: ClassVar[Fault] = Fault.TRANSIENT
+
+
+class RecordUnreadable(PipelineError):
+    """A stored request, record or verdict is not what this release understands."""
+
+
+class RecordsBroken(PipelineError):
+    """A job's records do not chain: a stage read something its producer did not write."""
+
+
+class MessageRefused(PipelineError):
+    """A stage message is of another version, or is none."""
+
+
+class StageTimeout(PipelineError):
+    """A stage ran past its time limit (`topology.LANES`)."""
+
+
+class WorkerLost(PipelineError):
+    """Workers died, again and again, while they ran this stage."""
+
+
+class ScratchFull(PipelineError):
+    """No space is left in the worker's scratch folder."""
+
+    fault: ClassVar[Fault] = Fault.RESOURCE
+
+
+class OutOfRam(PipelineError):
+    """The worker ran out of memory."""
+
+    fault: ClassVar[Fault] = Fault.RESOURCE
+
+
+class Disconnected(PipelineError):
+    """A connection broke outside of the store and the broker."""
+
+    fault: ClassVar[Fault] = Fault.TRANSIENT
+
+
+class Unexpected(PipelineError):
+    """An error nobody foresaw: a bug. Its traceback is in the worker's log."""

@@ -12,7 +12,14 @@ from pipeline.vocabulary import ArtifactRef
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """Attributes: etag is opaque and changes with every write; size in bytes; modified_at in seconds since the epoch."""
+    """What `head` and `list` tell.
+
+    Attributes:
+        etag: opaque; changes whenever the bytes do. Writing the same bytes again may keep it, so a writer who needs a
+            fencing token puts something of its own (worker, hop) into the bytes.
+        size: bytes.
+        modified_at: seconds since the epoch.
+    """
 
     key: str
     etag: str
@@ -29,11 +36,15 @@ class ObjectStore(Protocol):
     def create(self, key: str, data: bytes, media_type: str = "application/json") -> str:
         """Write `data` if and only if `key` has no object; of many concurrent callers exactly one succeeds.
 
-        Returns the etag. Raises `AlreadyExists`. A retry after a lost answer that finds its own bytes has won.
+        Returns the etag. Raises `AlreadyExists`. A retry after a lost answer that finds its own write has won; the same
+        bytes written by somebody else are not its own. After a `StoreError` the outcome is unknown: read the key.
         """
 
     def replace(self, key: str, data: bytes, etag: str, media_type: str = "application/json") -> str:
-        """Write `data` if and only if the object still has `etag`. Returns the new etag. Raises `PreconditionFailed`."""
+        """Write `data` if and only if the object still has `etag`, and return its new one.
+
+        Raises `PreconditionFailed`. Lost answers are treated as in `create`.
+        """
 
     def get(self, key: str) -> tuple[bytes, str]:
         """A small object and its etag. Raises `ObjectMissing`."""
@@ -49,6 +60,19 @@ class ObjectStore(Protocol):
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Stream part of an object in pieces of ≤ 1 MiB. Raises `ObjectMissing` before the first piece."""
+
+    def local_path(self, key: str) -> Path | None:
+        """The file that holds the object, if this store keeps objects as files of this machine, else None.
+
+        For reading only (`aiohttp.web.FileResponse`). Raises `ObjectMissing` when there should be a file and is none.
+        """
+
+    def url_for(self, key: str, expires_s: int = 3600) -> str | None:
+        """A signed URL to GET the object by plain HTTP (Range works), if this store is remote, else None.
+
+        Computed without a request, so it may be called on an event loop and does not show whether the object exists.
+        Exactly one of `local_path` and `url_for` serves a given store: ask for the path first.
+        """
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Objects whose key starts with `prefix`, by key."""
