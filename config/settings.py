@@ -140,8 +140,10 @@ class WorkerSettings(Section):
 
 
 class AuthSettings(Section):
+    """Who may ask; see `gateway/auth/`."""
+
     key_file: Path | None = None
-    """PEM of the Ed25519 key that signs tokens, the same for all gateways; made as `data_dir`/auth-key.pem by default."""
+    """PEM of the Ed25519 key that signs tokens, the same for all gateways. Default: `data_dir`/auth-key.pem, made anew."""
 
 
 class GatewaySettings(Section):
