@@ -161,7 +161,7 @@ def _container_options() -> dict[str, str]:
     }
 
 
-def _audio_options() -> dict[str, str]:
+def _audio_options() -> dict[str, Any]:
     return {
         "c:a": "aac",  # what every player takes
         "b:a": AAC_BITRATE,
