@@ -24,3 +24,8 @@ def record(job_id: str, stage: Stage) -> str:
 def final(job_id: str) -> str:
     """The `Final` verdict."""
     return f"jobs/{job_id}/final"
+
+
+def losses(job_id: str, stage: Stage) -> str:
+    """How often a worker was lost while it ran this stage, as a decimal number."""
+    return f"jobs/{job_id}/{stage}.losses"

@@ -1,0 +1,153 @@
+"""What the store knows of a job: request, stage records, verdict. Imports no stage and no model."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from pipeline import keys
+from pipeline.errors import AlreadyExists, ObjectMissing, PreconditionFailed, RecordUnreadable
+from pipeline.store.base import ObjectStore
+from pipeline.vocabulary import Final, JobRequest, Stage, StageRecord, Status, Word, now
+
+CACHED_WORDS = 256
+"""Requests and records kept in memory, some 2 kB each: those of the jobs in hand, so that no stage reads them twice."""
+
+WordT = TypeVar("WordT", bound=Word)
+
+
+class Jobs:
+    """Reads and creates the fixed objects of jobs; thread-safe. Methods raise what the store raises.
+
+    Requests and records never change once they exist, so they are remembered; `final` is always asked for.
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+        self._known: OrderedDict[str, Word] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def accept(self, request: JobRequest) -> None:
+        """Create `request.json`. Raises `AlreadyExists`."""
+        key = keys.request(request.job_id)
+        self.store.create(key, request.model_dump_json().encode())
+        self._remember(key, request)
+
+    def request(self, job_id: str) -> JobRequest:
+        """What was accepted. Raises `ObjectMissing`, `RecordUnreadable`."""
+        key = keys.request(job_id)
+        found = self._recall(key, JobRequest) or self._load(key, JobRequest)
+        if found is None:
+            raise ObjectMissing(f"There is no job {job_id}.", remedy="It may have been deleted.")
+        return found
+
+    def record(self, job_id: str, stage: Stage) -> StageRecord | None:
+        """The record of a finished stage, None before. Raises `RecordUnreadable`."""
+        key = keys.record(job_id, stage)
+        return self._recall(key, StageRecord) or self._load(key, StageRecord)
+
+    def has_record(self, job_id: str, stage: Stage) -> bool:
+        """Whether a stage is finished; cheaper than reading its record."""
+        key = keys.record(job_id, stage)
+        return self._recall(key, StageRecord) is not None or self.store.head(key) is not None
+
+    def commit(self, record: StageRecord) -> StageRecord:
+        """Create the record of a stage; the loser of a race gets the winner's record back."""
+        key = keys.record(record.job_id, record.stage)
+        try:
+            self.store.create(key, record.model_dump_json().encode())
+        except AlreadyExists:
+            winner = self.record(record.job_id, record.stage)
+            if winner is None:
+                raise
+            return winner
+        self._remember(key, record)
+        return record
+
+    def final(self, job_id: str) -> Final | None:
+        """The verdict over a job, None while it runs. Raises `RecordUnreadable`."""
+        return self._read(keys.final(job_id), Final)
+
+    def decide(self, final: Final) -> Final:
+        """Create the verdict; who comes too late gets the one that stands."""
+        try:
+            self.store.create(keys.final(final.job_id), final.model_dump_json().encode())
+        except AlreadyExists:
+            standing = self.final(final.job_id)
+            if standing is None:
+                raise
+            return standing
+        return final
+
+    def cancel(self, job_id: str, by: str) -> Final:
+        """Try to make the verdict "cancelled" on behalf of user `by`; returns the one that stands.
+
+        Workers notice within a second or two; broadcast it on the bus as well, and they notice at once.
+        """
+        return self.decide(Final(job_id=job_id, status=Status.CANCELLED, at=now(), cancelled_by=by))
+
+    def count_loss(self, job_id: str, stage: Stage) -> int:
+        """Note that a delivery of `stage` was lost with its worker; returns how often that happened to this job."""
+        key = keys.losses(job_id, stage)
+        while True:
+            try:
+                data, etag = self.store.get(key)
+            except ObjectMissing:
+                data, etag = b"0", ""
+            lost = int(data) + 1
+            try:
+                self._write(key, str(lost).encode(), etag)
+            except (AlreadyExists, PreconditionFailed):
+                continue  # another worker counted a loss at the same moment
+            return lost
+
+    def unfinished(self) -> Iterator[JobRequest]:
+        """Jobs that were accepted and have no verdict yet, oldest first. Lists the whole `jobs/` prefix."""
+        asked, decided = set(), set()
+        for info in self.store.list("jobs/"):
+            job_id, _, name = info.key.removeprefix("jobs/").partition("/")
+            if name == "request.json":
+                asked.add(job_id)
+            elif name == "final":
+                decided.add(job_id)
+        return (self.request(job_id) for job_id in sorted(asked - decided))
+
+    def _write(self, key: str, data: bytes, etag: str) -> None:
+        if etag:
+            self.store.replace(key, data, etag, "text/plain")
+        else:
+            self.store.create(key, data, "text/plain")
+
+    def _load(self, key: str, kind: type[WordT]) -> WordT | None:
+        word = self._read(key, kind)
+        if word is not None:
+            self._remember(key, word)
+        return word
+
+    def _read(self, key: str, kind: type[WordT]) -> WordT | None:
+        try:
+            data, _ = self.store.get(key)
+        except ObjectMissing:
+            return None
+        try:
+            return kind.model_validate_json(data)
+        except ValidationError as error:
+            raise RecordUnreadable(
+                f"The object {key} is no valid {kind.__name__} of this release.",
+                remedy="Upgrade this worker, or delete the job.",
+            ) from error
+
+    def _remember(self, key: str, word: Word) -> None:
+        with self._lock:
+            self._known[key] = word
+            while len(self._known) > CACHED_WORDS:
+                self._known.popitem(last=False)
+
+    def _recall(self, key: str, kind: type[WordT]) -> WordT | None:
+        with self._lock:
+            word = self._known.get(key)
+        return word if isinstance(word, kind) else None

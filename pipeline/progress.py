@@ -1,0 +1,108 @@
+"""A stage's progress as events: ordered, throttled, with an ETA."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from models.contract import Detail
+from pipeline.bus.base import EventPublisher
+from pipeline.errors import BrokerError
+from pipeline.vocabulary import Event, EventKind, Final, StageMessage, Status, new_id, now
+
+MIN_INTERVAL_S = 0.25
+"""Between two progress events of a stage: four a second are smooth to the eye and cheap to store."""
+
+CLOSING = {
+    Status.COMPLETED: EventKind.COMPLETED,
+    Status.FAILED: EventKind.FAILED,
+    Status.CANCELLED: EventKind.CANCELLED,
+}
+
+log = structlog.get_logger(__name__)
+
+
+class Events:
+    """The events of one run of one stage; numbers them in the order they are published. Thread-safe."""
+
+    def __init__(self, publisher: EventPublisher, message: StageMessage) -> None:
+        self._publisher, self._message = publisher, message
+        self._n = 0
+        self._lock = threading.Lock()
+
+    def emit(
+        self,
+        kind: EventKind,
+        fraction: float | None = None,
+        text: str = "",
+        level: str = "INFO",
+        data: Mapping[str, Detail] | None = None,
+    ) -> None:
+        """Publish one event. Raises `BrokerError`."""
+        with self._lock:
+            event = Event.model_validate(
+                {
+                    **self._message.model_dump(include={"job_id", "stage", "epoch", "hop"}),
+                    "id": new_id("event"), "kind": kind, "n": self._n, "at": now(), "fraction": fraction,
+                    "message": text, "level": level, "data": data or {},
+                }
+            )  # fmt: skip
+            self._n += 1
+            self._publisher.publish(event)
+
+    def finished(self) -> None:
+        """Say that the stage is done."""
+        self.emit(EventKind.FINISHED, fraction=1.0)
+
+    def close(self, final: Final) -> None:
+        """Say how the job ended."""
+        failure = final.failure
+        if failure is None:
+            self.emit(CLOSING[final.status])
+        else:
+            text = f"{failure.message} {failure.remedy}".rstrip()
+            self.emit(CLOSING[final.status], text=text, level="ERROR", data={"code": failure.code})
+
+
+class Progress:
+    """A `Report` that publishes at most one event in `MIN_INTERVAL_S`, and the remaining seconds as `eta_s`.
+
+    The fraction never falls. The ETA comes from the rate since the first report, so loading a model does not spoil it.
+    A message held back by the throttle goes out with the next event. A bus that cannot be reached does not stop the
+    work: the stage's closing events tell again what matters.
+    """
+
+    def __init__(self, events: Events, clock: Callable[[], float] = time.monotonic) -> None:
+        self._events, self._clock = events, clock
+        self._lock = threading.Lock()
+        self._start: tuple[float, float] | None = None
+        self._fraction = 0.0
+        self._message = ""
+        self._published_at = float("-inf")
+
+    def __call__(self, fraction: float, message: str = "", **details: Detail) -> None:
+        """See `Report`."""
+        with self._lock:
+            at = self._clock()
+            self._fraction = max(self._fraction, min(fraction, 1.0))
+            self._message = message or self._message
+            self._start = self._start or (at, self._fraction)
+            if at - self._published_at < MIN_INTERVAL_S:
+                return
+            self._published_at = at
+            text, self._message = self._message, ""
+            self._publish(text, {**details, **self._eta(at)})
+
+    def _eta(self, at: float) -> dict[str, float]:
+        started_at, first = self._start or (at, self._fraction)
+        done = self._fraction - first
+        return {"eta_s": round((at - started_at) * (1 - self._fraction) / done, 1)} if done > 0 else {}
+
+    def _publish(self, text: str, data: dict[str, Detail]) -> None:
+        try:
+            self._events.emit(EventKind.PROGRESS, fraction=self._fraction, text=text, data=data)
+        except BrokerError as error:
+            log.warning("progress not published", error=str(error))

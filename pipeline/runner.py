@@ -1,0 +1,352 @@
+"""Runs one stage of one job, whatever brought the message. Knows the store and the bus, but no broker.
+
+    final there?   say so again, stop
+    record there?  skip the work
+    else           fetch inputs, run the stage's function, store its outputs, create the record
+    then           emit `finished`, send what follows; publish creates `final` in place of a record
+
+Everything can happen twice: blobs are named by content, records and `final` are created once and adopted by the loser.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+from structlog.contextvars import bound_contextvars
+
+from config.errors import Fault, T2MError
+from models.contract import Detail, Interrupted, Report
+from pipeline import metrics, steps
+from pipeline.bus.base import EventPublisher
+from pipeline.cancellation import Stops, Token
+from pipeline.errors import Disconnected, ObjectMissing, OutOfRam, ScratchFull, Unexpected, WorkerLost
+from pipeline.jobs import Jobs
+from pipeline.progress import Events, Progress
+from pipeline.steps import CHAIN, Functions, Made, Records, Work
+from pipeline.topology import LANES
+from pipeline.vocabulary import (
+    ArtifactRef,
+    EventKind,
+    Failure,
+    Final,
+    JobRequest,
+    Stage,
+    StageMessage,
+    StageRecord,
+    Status,
+    now,
+)
+from stages.contract import Artifact
+
+TRANSFERS = 4
+"""Blobs moved at a time: enough to hide a store's latency behind the many small files of HLS."""
+
+Send = Callable[[StageMessage, str], None]
+"""Queues a message for a job of a model; raises `BrokerError`."""
+Watch = Callable[[], AbstractContextManager[Callable[[], None]]]
+"""Opened around each run; what it gives is called whenever the work moves (see `pipeline.worker`)."""
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+log = structlog.get_logger(__name__)
+
+
+def unwatched() -> AbstractContextManager[Callable[[], None]]:
+    """A `Watch` for runs that nobody watches."""
+    return nullcontext(lambda: None)
+
+
+class TryAgain(Exception):
+    """The run met `error`, which may not come again; the message should be delivered again after a while."""
+
+    def __init__(self, error: T2MError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Runner:
+    """Runs stage messages; thread-safe, one per process.
+
+    Args:
+        send: queues what follows.
+        functions: what the stages do (`pipeline.steps.functions`).
+        scratch: folder for working files; each run has its own folder in it and removes it.
+        stops: whether to go on; shared with whoever drains the process.
+        watch: told that runs move.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        publisher: EventPublisher,
+        send: Send,
+        functions: Functions,
+        scratch: Path,
+        stops: Stops | None = None,
+        watch: Watch = unwatched,
+    ) -> None:
+        self._jobs, self._publisher, self._send = jobs, publisher, send
+        self._functions, self._scratch, self._watch = functions, scratch, watch
+        self.stops = stops or Stops()
+        self._transfers = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="transfer")
+        publisher.on_cancel(self.stops.hurry)
+
+    def run(self, message: StageMessage, retries_left: int = 0, redelivered: bool = False) -> None:
+        """Handle one message to its end; returns when it may be acknowledged.
+
+        Args:
+            retries_left: how often the caller will deliver it again after `TryAgain`.
+            redelivered: it was delivered before, to a worker that died or lost its connection.
+
+        Raises:
+            TryAgain: after a fault that may pass; with no retries left, only if the failure could not be noted.
+        """
+        with bound_contextvars(job_id=message.job_id, trace_id=message.trace_id, stage=str(message.stage)):
+            waited = (now() - message.sent_at).total_seconds()
+            metrics.QUEUE_WAIT_SECONDS.labels(message.stage).observe(max(0.0, waited))  # clocks of hosts differ
+            outcome = self._handle(message, retries_left, redelivered)
+            metrics.STAGES.labels(message.stage, outcome).inc()
+            log.info("stage handled", outcome=outcome)
+
+    def fail(self, message: StageMessage, error: T2MError, events: Events | None = None) -> None:
+        """Give the job up because of `error`: create `final` as failed, or adopt what is there, and say so."""
+        metrics.ERRORS.labels(message.stage, _code(error)).inc()
+        failure = Failure(stage=message.stage, code=_code(error), message=error.message, remedy=error.remedy)
+        final = Final(job_id=message.job_id, status=Status.FAILED, at=now(), failure=failure)
+        self._decide(final, events or Events(self._publisher, message))
+
+    def _handle(self, message: StageMessage, retries_left: int, redelivered: bool) -> str:
+        events = Events(self._publisher, message)
+        try:
+            try:
+                return self._run(message, events, redelivered)
+            except Interrupted as interrupted:
+                return self._interrupted(message, interrupted, events)
+        except Exception as error:  # noqa: BLE001 - whatever a stage throws ends up in `final`, never in a lost message
+            return self._failed(message, translated(error), retries_left, events)
+
+    def _run(self, message: StageMessage, events: Events, redelivered: bool) -> str:
+        final = self._jobs.final(message.job_id)
+        if final is not None:
+            events.close(final)
+            return "decided"
+        try:
+            request = self._jobs.request(message.job_id)
+        except ObjectMissing:
+            log.warning("message of a job that is not in the store")
+            return "unknown"
+        if redelivered:
+            self._count_loss(message)
+        if message.stage is Stage.PUBLISH:
+            return self._publish(message, request, events)
+        found = self._jobs.record(message.job_id, message.stage)
+        if found is None:
+            self._jobs.commit(self._work(message, request, self._upstream(message), events))
+        events.finished()
+        self._hand_on(message, request)
+        return "done" if found is None else "skipped"
+
+    def _count_loss(self, message: StageMessage) -> None:
+        """Bound how many workers a job may take down with it. Raises `WorkerLost`."""
+        metrics.LOST_DELIVERIES.labels(message.stage).inc()
+        lost = self._jobs.count_loss(message.job_id, message.stage)
+        log.warning("message was delivered before and its worker was lost", times=lost)
+        if lost > LANES[message.stage].max_retries:
+            raise WorkerLost(
+                f"The {message.stage} was lost {lost} times with the worker that ran it.",
+                remedy="See the workers' logs for crashes, hangs and kills for memory.",
+            )
+
+    def _publish(self, message: StageMessage, request: JobRequest, events: Events) -> str:
+        records = self._upstream(message)
+        steps.check_chain(request, records)
+        record = self._work(message, request, records, events)
+        artifacts = (*steps.published(records), *record.outputs)
+        facts = records[Stage.METADATA].facts.get("metadata", {})
+        events.finished()
+        final = Final(job_id=request.job_id, status=Status.COMPLETED, at=now(), artifacts=artifacts, metadata=facts)
+        self._decide(final, events, request.model)
+        return "done"
+
+    def _upstream(self, message: StageMessage) -> Records:
+        """The records a stage reads. Raises `ObjectMissing` if one is not there: nobody sends a message before."""
+        found = {}
+        for stage in CHAIN[message.stage].reads:
+            record = self._jobs.record(message.job_id, stage)
+            if record is None:
+                raise ObjectMissing(f"The {stage} of job {message.job_id} has left no record.")
+            found[stage] = record
+        return found
+
+    def _work(self, message: StageMessage, request: JobRequest, records: Records, events: Events) -> StageRecord:
+        """Do what the stage does; returns the record that is to be created."""
+        events.emit(EventKind.STARTED, fraction=0.0)
+        started = time.monotonic()
+        with (
+            self._watch() as alive,
+            Token(self._jobs, request.job_id, self.stops, alive) as token,
+            self._folder() as at,
+        ):
+            inputs = self._fetch(self._inputs(message.stage, request, records), at / "in")
+            out = at / "out"
+            out.mkdir()
+            report = _measured(Progress(events), request.model, alive)
+            made = self._functions[message.stage](
+                Work(request, records, {name: path for name, path, _ in inputs}, out, report, token)
+            )
+            outputs = self._store(made)
+            token.check()
+        seconds = time.monotonic() - started
+        _observe(message.stage, request, seconds)
+        read = {name: digest for name, _, digest in inputs} or {"request.json": _digest(request)}
+        return StageRecord(
+            job_id=request.job_id,
+            stage=message.stage,
+            inputs=read,
+            outputs=outputs,
+            facts=made.facts,
+            seconds=round(seconds, 3),
+            versions=steps.versions(CHAIN[message.stage].packages),
+            finished_at=now(),
+        )
+
+    def _inputs(self, stage: Stage, request: JobRequest, records: Records) -> list[ArtifactRef]:
+        step = CHAIN[stage]
+        return [steps.output(records[step.reads[0]], name) for name in step.inputs(request)]
+
+    def _fetch(self, refs: list[ArtifactRef], folder: Path) -> list[tuple[str, Path, str]]:
+        """Download blobs; returns (name, local path, digest) of each."""
+        folder.mkdir()
+        fetched = [(ref.name, folder / ref.name, ref.digest) for ref in refs]
+        self._side_by_side(lambda ref: self._jobs.store.fetch(ref, folder / ref.name), refs)
+        metrics.STORE_BYTES.labels("down").inc(sum(ref.size for ref in refs))
+        return fetched
+
+    def _store(self, made: Made) -> tuple[ArtifactRef, ...]:
+        def put(artifact: Artifact) -> ArtifactRef:
+            return self._jobs.store.put_file(artifact.path, artifact.name, artifact.media_type)
+
+        refs = self._side_by_side(put, list(made.artifacts))
+        metrics.STORE_BYTES.labels("up").inc(sum(ref.size for ref in refs))
+        return tuple(refs)
+
+    def _side_by_side(self, transfer: Callable[[ItemT], ResultT], items: list[ItemT]) -> list[ResultT]:
+        if len(items) == 1:  # most stages move one blob; the thread switch would cost more than it gives
+            return [transfer(items[0])]
+        return list(self._transfers.map(transfer, items))
+
+    @contextmanager
+    def _folder(self) -> Iterator[Path]:
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._scratch, ignore_cleanup_errors=True) as name:
+            yield Path(name)
+
+    def _hand_on(self, message: StageMessage, request: JobRequest) -> None:
+        step = CHAIN[message.stage]
+        if step.joins is not None and not self._jobs.has_record(message.job_id, step.joins):
+            return  # the neighbour sees both records when it has written its own
+        for stage in step.follows:
+            following = message.model_copy(update={"stage": stage, "hop": 0, "sent_at": now()})
+            self._send(following, request.model)
+
+    def _interrupted(self, message: StageMessage, interrupted: Interrupted, events: Events) -> str:
+        if interrupted.reason == "drain":
+            again = message.model_copy(update={"hop": message.hop + 1, "sent_at": now()})
+            self._send(again, self._jobs.request(message.job_id).model)
+            return "handed back"
+        final = self._jobs.final(message.job_id)
+        if final is not None:
+            events.close(final)
+        return "stopped"
+
+    def _failed(self, message: StageMessage, error: T2MError, retries_left: int, events: Events) -> str:
+        passing = error.fault is not Fault.PERMANENT
+        level = logging.WARNING if passing and retries_left else logging.ERROR
+        log.log(level, "stage failed", error=str(error), code=_code(error), retries_left=retries_left, exc_info=error)
+        if passing and retries_left > 0:
+            metrics.ERRORS.labels(message.stage, _code(error)).inc()
+            with suppress(T2MError):
+                events.emit(
+                    EventKind.LOG, text=f"{error.message} Trying again.", level="WARNING", data={"code": _code(error)}
+                )
+            raise TryAgain(error)
+        try:
+            self.fail(message, error, events)
+        except T2MError as unwritable:
+            raise TryAgain(unwritable) from error
+        return "failed"
+
+    def _decide(self, final: Final, events: Events, model: str = "") -> None:
+        standing = self._jobs.decide(final)
+        if standing is final:
+            metrics.JOBS.labels(final.status, model or self._model(final.job_id)).inc()
+        events.close(standing)
+
+    def _model(self, job_id: str) -> str:
+        try:
+            return self._jobs.request(job_id).model
+        except T2MError:
+            return "unknown"
+
+
+def translated(error: Exception) -> T2MError:
+    """`error` as one of ours, itself or with it as the cause; so that its fault, message and remedy are known."""
+    if isinstance(error, T2MError):
+        return error
+    ours = _ours(error)
+    ours.__cause__ = error
+    return ours
+
+
+def _ours(error: Exception) -> T2MError:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ScratchFull("No space is left in the scratch folder.", remedy="Free some disk space.")
+    if isinstance(error, MemoryError):
+        return OutOfRam("The worker ran out of memory.", remedy="Give it more, or ask for a shorter clip.")
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return Disconnected(f"A connection broke ({type(error).__name__}).")
+    what = type(error).__name__
+    return Unexpected(f"An unexpected error stopped the stage ({what}).", remedy="See the worker's log.")
+
+
+def _code(error: T2MError) -> str:
+    """Class name of the error; of the cause where ours only wraps what nobody foresaw."""
+    return type(error.__cause__ if isinstance(error, Unexpected) and error.__cause__ else error).__name__
+
+
+def _digest(request: JobRequest) -> str:
+    return f"sha256:{hashlib.sha256(request.model_dump_json().encode()).hexdigest()}"
+
+
+def _measured(progress: Progress, model: str, alive: Callable[[], None]) -> Report:
+    """`progress`, with the time of denoising steps measured on the way."""
+    step_at: list[tuple[Detail, float]] = []
+
+    def report(fraction: float, message: str = "", **details: Detail) -> None:
+        alive()
+        step = details.get("step")
+        at = time.monotonic()
+        if step is not None and (not step_at or step_at[-1][0] != step):
+            if step_at:
+                metrics.STEP_SECONDS.labels(model).observe(at - step_at.pop()[1])
+            step_at.append((step, at))
+        progress(fraction, message, **details)
+
+    return report
+
+
+def _observe(stage: Stage, request: JobRequest, seconds: float) -> None:
+    metrics.STAGE_SECONDS.labels(stage).observe(seconds)
+    if stage in (Stage.RENDER, Stage.ENCODE) and seconds > 0:
+        metrics.FRAMES_PER_SECOND.labels(stage).observe(request.frames / seconds)

