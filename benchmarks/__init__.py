@@ -1,0 +1,1 @@
+"""Scripts that print ratios, each against a baseline of the same work in the same run."""
