@@ -74,7 +74,7 @@ def run(
 
 
 def _fail(argv: Sequence[str], exit_code: int, last_words: str, failure: type[ChildFailed]) -> None:
-    if any(words in last_words for words in NO_SPACE):
+    if exit_code == -signal.SIGXFSZ or any(words in last_words for words in NO_SPACE):
         raise DiskFull("the encoded files") from failure(argv, exit_code, last_words)
     raise failure(argv, exit_code, last_words)
 
