@@ -143,7 +143,7 @@ class AuthSettings(Section):
     """Who may ask; see `gateway/auth/`."""
 
     key_file: Path | None = None
-    """PEM of the Ed25519 key that signs tokens, the same for all gateways. Default: `data_dir`/auth-key.pem, made anew."""
+    """PEM of the Ed25519 key that signs tokens, shared by all gateways. Default: `data_dir`/auth-key.pem, made anew."""
 
 
 class GatewaySettings(Section):
