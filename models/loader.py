@@ -93,10 +93,13 @@ def _device(settings: ModelSettings) -> str:
 
 
 def _fix_numerics() -> None:
-    """Same seed, same frames: sums are split by thread, and cuDNN may otherwise pick kernels by timing."""
+    """Same seed, same frames: sums are split by thread, and cuDNN may otherwise pick kernels by timing.
+
+    Half the cores each for the thread that denoises and the one that decodes: on a CPU they run side by side.
+    """
     import torch
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // 2))
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
 

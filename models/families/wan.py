@@ -53,6 +53,10 @@ class WanFamily:
         """All of it: Wan knows the open world."""
         return Understood(complete=True, text=prompt)
 
+    def texts(self, spec: ClipSpec, window: int) -> tuple[str, str]:
+        """Prompt and negative prompt that the text encoder reads for a window."""
+        return spec.prompt, spec.negative_prompt
+
     def clip(self, spec: ClipSpec, size: Size) -> WanClip:
         """See `Family.clip`."""
         return WanClip(self, spec, size)
@@ -69,6 +73,7 @@ class WanClip:
     """One clip as one stream of latent frames, drawn in windows."""
 
     def __init__(self, family: WanFamily, spec: ClipSpec, size: Size) -> None:
+        self._family = family
         self._pipeline = family.pipeline
         self._entry = family.entry
         self._spec = spec
@@ -91,14 +96,15 @@ class WanClip:
     @torch.inference_mode()
     def encode(self, window: int) -> WanConditions:
         """See `Clip.encode`."""
-        prompt, negative = self._pipeline.encode_prompt(
-            self._spec.prompt,
-            negative_prompt=self._spec.negative_prompt,
+        prompt, negative = self._family.texts(self._spec, window)
+        embeddings = self._pipeline.encode_prompt(
+            prompt,
+            negative_prompt=negative,
             do_classifier_free_guidance=self._spec.guidance > 1,
             max_sequence_length=MAX_PROMPT_TOKENS,
             device=self._pipeline.device,
         )
-        return WanConditions(prompt, negative)
+        return WanConditions(*embeddings)
 
     def denoise(self, window: int, conditions: WanConditions, on_step: OnStep) -> Latents:
         """See `Clip.denoise`; the latents are normalised, as `WanPipeline` returns them."""
