@@ -22,7 +22,7 @@ STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); 
 
 
 def no_child_is_left() -> bool:
-    return not [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return not [child for child in psutil.Process().children() if STUBBORN in child.cmdline()]
 
 
 def start(argv: list[str], **options: object) -> str:
