@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -162,7 +163,8 @@ class Runner:
         metrics.LOST_DELIVERIES.labels(message.stage).inc()
         lost = self._jobs.count_loss(message.job_id, message.stage)
         log.warning("message was delivered before and its worker was lost", times=lost)
-        if lost > LANES[message.stage].max_retries:
+        # Each hand-back may add one: a draining worker prefetches the very message that it has handed back.
+        if lost > LANES[message.stage].max_retries + message.hop:
             raise WorkerLost(
                 f"The {message.stage} was lost {lost} times with the worker that ran it.",
                 remedy="See the workers' logs for crashes, hangs and kills for memory.",
@@ -249,7 +251,9 @@ class Runner:
     @contextmanager
     def _folder(self) -> Iterator[Path]:
         self._scratch.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self._scratch, ignore_cleanup_errors=True) as name:
+        with tempfile.TemporaryDirectory(
+            dir=self._scratch, prefix=f"{os.getpid()}-", ignore_cleanup_errors=True
+        ) as name:
             yield Path(name)
 
     def _hand_on(self, message: StageMessage, request: JobRequest) -> None:

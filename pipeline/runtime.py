@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import threading
 from collections.abc import Sequence
@@ -69,6 +70,7 @@ def make_runner(
     watch: Watch = unwatched,
 ) -> Runner:
     """A runner wired to this process's store, bus and broker."""
+    sweep(scratch_folder(settings))
     return Runner(
         Jobs(store),
         publisher,
@@ -83,6 +85,14 @@ def make_runner(
 def scratch_folder(settings: Settings) -> Path:
     """Where runs keep their working files."""
     return settings.data_dir.absolute() / "scratch"
+
+
+def sweep(scratch: Path) -> None:
+    """Remove the working files that processes which are gone have left; their names start with the process id."""
+    for folder in scratch.glob("*-*"):
+        pid = folder.name.split("-")[0]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Crew:
