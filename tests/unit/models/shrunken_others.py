@@ -19,7 +19,6 @@ from diffusers import (
     LTX2VideoTransformer3DModel,
 )
 from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
-from shrunken import WORDS, tokenizer
 from transformers import (
     ByT5Tokenizer,
     Gemma3Config,
@@ -30,6 +29,8 @@ from transformers import (
     T5Config,
     T5EncoderModel,
 )
+
+from tests.unit.models.shrunken import WORDS, tokenizer
 
 
 def t5(vocabulary: int = len(WORDS)) -> T5EncoderModel:
