@@ -75,7 +75,7 @@ class ObjectStore(Protocol):
         """
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Objects whose key starts with `prefix`, by key."""
+        """Objects whose key starts with `prefix`, each once; sorted by key or by folder, as the server does."""
 
     def delete(self, key: str) -> None:
         """Remove an object; removing what is not there is fine."""

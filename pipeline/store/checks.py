@@ -15,7 +15,7 @@ MAX_KEY_BYTES = 1024
 MAX_NAME_BYTES = 255
 """Longest name of one file on Linux; keys are paths in the local store."""
 PLAIN_NAME = re.compile(r"[^\x00-\x1f\x7f\\/]+")
-PROBE_WRITERS = 8
+PROBE_WRITERS = 4
 """Enough to meet in a store that checks first and writes then."""
 
 

@@ -239,7 +239,7 @@ class S3Store:
 
     def _url(self, key: str) -> SplitResult:
         """Where the SDK would send a request for `key`, path- or virtual-host-style."""
-        presigned = self._client.presigned_put_object(self._bucket, check_key(key))
+        presigned: str = self._client.presigned_put_object(self._bucket, check_key(key))
         return urlsplit(presigned)._replace(query="")
 
     def _etag_of_write(self, key: str, token: str) -> str | None:
