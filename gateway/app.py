@@ -1,0 +1,108 @@
+"""Puts the gateway together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+import dramatiq
+from aiohttp import web
+from sqlalchemy.exc import SQLAlchemyError
+
+from config.catalogue import Catalogue
+from config.settings import Settings
+from gateway import health, middleware
+from gateway.auth.local import LocalAuthenticator
+from gateway.context import GATEWAY, Gateway
+from gateway.database import migrate
+from gateway.database.engine import Database
+from gateway.dispatcher import Dispatcher
+from gateway.errors import DatabaseError
+from gateway.media import Media
+from gateway.metrics import Metrics
+from gateway.projector import Projector
+from gateway.roles import Role, Roles
+from gateway.routes import jobs, system, videos
+from gateway.validation import MAX_BODY
+from pipeline.bus.base import EventSubscriber
+from pipeline.jobs import Jobs
+from pipeline.store.base import ObjectStore
+
+BASE_PATH = "/api/v1"
+
+
+def create_app(
+    settings: Settings,
+    *,
+    store: ObjectStore,
+    broker: dramatiq.Broker,
+    subscribe: Callable[[], EventSubscriber],
+    catalogue: Catalogue,
+) -> web.Application:
+    """The gateway with the roles of `settings.gateway.roles`; its background work begins when the app starts.
+
+    Args:
+        subscribe: opens a durable subscription to the events. The projector opens a new one after a failure.
+    """
+    app = web.Application(middlewares=middleware.ALL, client_max_size=MAX_BODY)
+    app.on_response_prepare.append(middleware.add_headers)
+    _add_routes(app, api="api" in settings.gateway.roles)
+
+    async def life(app: web.Application) -> AsyncIterator[None]:
+        gateway = await _open(settings, store, catalogue)
+        app[GATEWAY] = gateway
+        roles = Roles(_roles(gateway, broker, subscribe), gateway.metrics)
+        roles.start()
+        yield
+        await roles.stop()
+        await gateway.media.close()
+        await gateway.database.close()
+
+    app.cleanup_ctx.append(life)
+    return app
+
+
+def _add_routes(app: web.Application, *, api: bool) -> None:
+    """Health and metrics are there in every role; the rest only where this process answers clients."""
+    app.router.add_get("/metrics", system.metrics)
+    for table in (system.routes, jobs.routes, videos.routes) if api else (system.routes,):
+        for route in table:
+            if isinstance(route, web.RouteDef):
+                app.router.add_route(route.method, BASE_PATH + route.path, route.handler)
+
+
+async def _open(settings: Settings, store: ObjectStore, catalogue: Catalogue) -> Gateway:
+    database = await _migrated(settings)
+    return Gateway(
+        settings=settings,
+        catalogue=catalogue,
+        database=database,
+        store=Jobs(store),
+        authenticator=LocalAuthenticator.open(settings),
+        metrics=Metrics(),
+        media=Media(store),
+        health=health.Health(health.checks(database, store, settings.broker.url.get_secret_value())),
+    )
+
+
+async def _migrated(settings: Settings) -> Database:
+    database = Database(settings.database_url)
+    try:
+        await migrate.upgrade(database)
+    except (OSError, SQLAlchemyError) as error:
+        await database.close()
+        raise DatabaseError(
+            "The database cannot be used.", remedy="Check that it runs and that `database.url` is right."
+        ) from error
+    return database
+
+
+def _roles(gateway: Gateway, broker: dramatiq.Broker, subscribe: Callable[[], EventSubscriber]) -> dict[str, Role]:
+    settings, database, metrics = gateway.settings, gateway.database, gateway.metrics
+    roles: dict[str, Role] = {}
+    if "dispatcher" in settings.gateway.roles:
+        dispatcher = Dispatcher(settings, gateway.catalogue, database, broker, metrics, gateway.wake)
+        roles["dispatcher"] = dispatcher.run
+    if "projector" in settings.gateway.roles:
+        projector = Projector(database, gateway.store, subscribe, metrics, gateway.wake)
+        roles |= {"projector": projector.run, "repair": projector.repair}
+    return roles

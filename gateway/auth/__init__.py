@@ -1,0 +1,1 @@
+"""Who asks. One interface, so that identity providers can be exchanged."""

@@ -1,0 +1,40 @@
+"""What handlers share."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from config.catalogue import Catalogue
+from config.settings import Settings
+from gateway.auth.base import Authenticator, Principal
+from gateway.database.engine import Database
+from gateway.health import Health
+from gateway.media import Media
+from gateway.metrics import Metrics
+from pipeline.jobs import Jobs
+
+
+@dataclass
+class Gateway:
+    """The parts of one gateway.
+
+    Attributes:
+        wake: set to make the dispatcher look at once.
+    """
+
+    settings: Settings
+    catalogue: Catalogue
+    database: Database
+    store: Jobs
+    authenticator: Authenticator
+    metrics: Metrics
+    media: Media
+    health: Health
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway", Gateway)
+PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)

@@ -1,0 +1,102 @@
+"""Connections and transactions, on SQLite and PostgreSQL alike."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, event, make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+BUSY_TIMEOUT_MS = 10_000
+"""How long a writer waits for SQLite's one write lock; a transaction takes milliseconds."""
+CONNECTIONS = 10
+CONNECT_TIMEOUT_S = 5
+STATEMENT_TIMEOUT_S = 30
+WRITE = "t2m_write"
+
+
+class Database:
+    """The engine with two kinds of transactions.
+
+    `read` sees one snapshot; `write` takes SQLite's write lock at once, so that it never fails half-way because another
+    writer was faster. Both roll back on an exception.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.engine = _engine(url)
+        self._writer = self.engine.execution_options(**{WRITE: True})
+
+    @property
+    def dialect(self) -> str:
+        """ "sqlite" or "postgresql"."""
+        return self.engine.dialect.name
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that only reads."""
+        async with self.engine.begin() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that writes; committed at the end of the block."""
+        async with self._writer.begin() as connection:
+            yield connection
+
+    async def lock(self, connection: AsyncConnection, number: int) -> None:
+        """Exclude every other holder of the lock `number` until `connection`'s write transaction ends.
+
+        SQLite needs none: its write transactions exclude each other.
+        """
+        if self.dialect == "postgresql":
+            await connection.execute(
+                text("SELECT pg_advisory_xact_lock(:space, :number)"), {"space": 0x72D, "number": number}
+            )
+
+    async def ping(self) -> None:
+        """A round trip. Raises SQLAlchemyError or OSError."""
+        async with self.read() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.engine.dispose()
+
+
+def _engine(url: str) -> AsyncEngine:
+    if make_url(url).get_backend_name() == "sqlite":
+        return _sqlite(url)
+    arguments = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": STATEMENT_TIMEOUT_S}
+    return create_async_engine(url, pool_size=CONNECTIONS, pool_pre_ping=True, connect_args=arguments)
+
+
+def _sqlite(url: str) -> AsyncEngine:
+    database = make_url(url).database
+    if database:
+        Path(database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_async_engine(url, pool_size=CONNECTIONS, poolclass=AsyncAdaptedQueuePool)
+    event.listen(engine.sync_engine, "connect", _configure_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - any DBAPI connection
+    connection.isolation_level = None  # the driver would begin transactions by itself, and too late
+    cursor = connection.cursor()
+    for pragma in (
+        f"busy_timeout={BUSY_TIMEOUT_MS}",
+        "journal_mode=WAL",  # readers go on while one writes
+        "synchronous=FULL",  # an accepted job survives a power cut
+        "foreign_keys=ON",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(WRITE, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,208 @@
+"""The jobs: what was asked, where it was sent, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, and_, func, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.database.tables import jobs
+from gateway.projection import Projection
+from pipeline.vocabulary import Failure, JobRequest, Stage, Status, now, percent
+
+VIDEO_GENERATION = "video_generation"
+CLAIM_LEASE = timedelta(seconds=60)
+"""After this a claimed job that was not confirmed waits again: its dispatcher died. Sends time out long before."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as its owner sees it.
+
+    Attributes:
+        media: content of `metadata.json`, None until completed.
+    """
+
+    id: str
+    type: str
+    request: JobRequest
+    projection: Projection
+    media: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """A job this gateway is about to send, for the `epoch`-th time."""
+
+    request: JobRequest
+    epoch: int
+
+
+async def add(connection: AsyncConnection, request: JobRequest) -> None:
+    """An accepted job; it waits for a dispatcher."""
+    await connection.execute(
+        insert(jobs).values(
+            id=request.job_id,
+            user_id=request.user_id,
+            type=VIDEO_GENERATION,
+            model=request.model,
+            request=request.model_dump(mode="json"),
+            created_at=request.created_at,
+            epoch=0,
+            status=Status.PROCESSING,
+            position=[],
+            progress=0.0,
+            updated_at=request.created_at,
+            seq=0,
+        )
+    )
+
+
+async def find(connection: AsyncConnection, job_id: str, user_id: str) -> Job | None:
+    """The job, if it is that user's."""
+    query = select(jobs).where(jobs.c.id == job_id, jobs.c.user_id == user_id)
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
+        return None
+    return Job(row.id, row.type, JobRequest.model_validate(row.request), _projection(row), row.media)
+
+
+# The dispatcher
+
+
+def _waiting(at: datetime) -> ColumnElement[bool]:
+    unclaimed = or_(jobs.c.claimed_at.is_(None), jobs.c.claimed_at < at - CLAIM_LEASE)
+    return and_(jobs.c.status == Status.PROCESSING, jobs.c.dispatched_at.is_(None), unclaimed)
+
+
+def _in_flight(at: datetime) -> ColumnElement[bool]:
+    """Sent or being sent, and not past the render: a job that encodes does not keep a renderer busy."""
+    sent = or_(jobs.c.dispatched_at.is_not(None), jobs.c.claimed_at >= at - CLAIM_LEASE)
+    rendering = jobs.c.progress < percent(Stage.RENDER, 1.0)
+    return and_(jobs.c.status == Status.PROCESSING, sent, rendering)
+
+
+async def count_waiting(connection: AsyncConnection) -> dict[str, int]:
+    """Jobs per model that no dispatcher has sent."""
+    return await _count(connection, _waiting(now()))
+
+
+async def count_in_flight(connection: AsyncConnection) -> dict[str, int]:
+    """Jobs per model that hold, or are about to hold, a place at a renderer."""
+    return await _count(connection, _in_flight(now()))
+
+
+async def _count(connection: AsyncConnection, condition: ColumnElement[bool]) -> dict[str, int]:
+    rows = await connection.execute(select(jobs.c.model, func.count()).where(condition).group_by(jobs.c.model))
+    return {row[0]: row[1] for row in rows}
+
+
+async def claim(connection: AsyncConnection, model: str, room: int) -> list[Claimed]:
+    """Take up to `room` waiting jobs of `model`, in the order of fair turns.
+
+    A user's n-th waiting job has turn n + that user's jobs in flight; the lowest turn goes first, then the oldest. So a
+    flood by one user delays another's first job by one job at most. The caller holds the dispatchers' lock.
+    """
+    at = now()
+    turns = _turns(model, at)
+    chosen = select(turns.c.id).order_by(turns.c.turn, turns.c.created_at, turns.c.id).limit(room)
+    taken = await connection.execute(
+        update(jobs)
+        .where(jobs.c.id.in_(chosen), _waiting(at))
+        .values(claimed_at=at, epoch=jobs.c.epoch + 1)
+        .returning(jobs.c.request, jobs.c.epoch)
+    )
+    return [Claimed(JobRequest.model_validate(row.request), row.epoch) for row in taken]
+
+
+def _turns(model: str, at: datetime) -> Any:  # noqa: ANN401 - a subquery
+    busy = (
+        select(jobs.c.user_id, func.count().label("count"))
+        .where(jobs.c.model == model, _in_flight(at))
+        .group_by(jobs.c.user_id)
+        .subquery()
+    )
+    number = func.row_number().over(partition_by=jobs.c.user_id, order_by=(jobs.c.created_at, jobs.c.id))
+    turn = number + func.coalesce(busy.c.count, 0)
+    return (
+        select(jobs.c.id, jobs.c.created_at, turn.label("turn"))
+        .outerjoin(busy, busy.c.user_id == jobs.c.user_id)
+        .where(jobs.c.model == model, _waiting(at))
+        .subquery()
+    )
+
+
+async def mark_dispatched(connection: AsyncConnection, job_id: str) -> None:
+    """The broker has confirmed the job's message."""
+    await connection.execute(update(jobs).where(jobs.c.id == job_id).values(dispatched_at=now()))
+
+
+async def release(connection: AsyncConnection, job_ids: Collection[str]) -> None:
+    """Let claimed jobs wait again, as they could not be sent."""
+    unsent = jobs.c.id.in_(job_ids) & jobs.c.dispatched_at.is_(None)
+    await connection.execute(update(jobs).where(unsent).values(claimed_at=None))
+
+
+async def recall(connection: AsyncConnection) -> int:
+    """Let every unfinished job wait again, for a broker that lived in a process that ended. Returns how many."""
+    sent = (jobs.c.status == Status.PROCESSING) & (jobs.c.claimed_at.is_not(None))
+    done = await connection.execute(update(jobs).where(sent).values(dispatched_at=None, claimed_at=None, stage=None))
+    return done.rowcount
+
+
+# The projector
+
+
+async def lock(connection: AsyncConnection, job_ids: Collection[str]) -> dict[str, tuple[Projection, int]]:
+    """Projection and last sequence number of those jobs that exist, locked in the order of their ids."""
+    query = select(jobs).where(jobs.c.id.in_(job_ids)).order_by(jobs.c.id).with_for_update()
+    return {row.id: (_projection(row), row.seq) for row in await connection.execute(query)}
+
+
+async def save(
+    connection: AsyncConnection, job_id: str, projection: Projection, seq: int, media: Mapping[str, Any] | None = None
+) -> None:
+    """Write a job's projection, and its media description with the verdict."""
+    failure = projection.failure and projection.failure.model_dump(mode="json")
+    values: dict[str, Any] = {
+        "status": projection.status,
+        "stage": projection.stage,
+        "position": projection.position,
+        "progress": projection.progress,
+        "started_at": projection.started_at,
+        "completed_at": projection.completed_at,
+        "failure": failure,
+        "seq": seq,
+        "updated_at": now(),
+    }
+    if media is not None:
+        values["media"] = media
+    await connection.execute(update(jobs).where(jobs.c.id == job_id).values(values))
+
+
+async def silent(connection: AsyncConnection, since: datetime, limit: int) -> list[str]:
+    """Ids of dispatched, unfinished jobs of which nothing was heard since then, the longest silent first."""
+    quiet = and_(jobs.c.status == Status.PROCESSING, jobs.c.dispatched_at < since, jobs.c.updated_at < since)
+    rows = await connection.execute(select(jobs.c.id).where(quiet).order_by(jobs.c.updated_at).limit(limit))
+    return list(rows.scalars())
+
+
+async def touch(connection: AsyncConnection, job_ids: Collection[str]) -> None:
+    """These silent jobs were looked at now."""
+    await connection.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(updated_at=now()))
+
+
+def _projection(row: Row[Any]) -> Projection:
+    return Projection(
+        status=Status(row.status),
+        stage=row.stage and Stage(row.stage),
+        position=tuple(row.position),
+        progress=row.progress,
+        started_at=row.started_at,
+        completed_at=row.completed_at,
+        failure=row.failure and Failure.model_validate(row.failure),
+    )

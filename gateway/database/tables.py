@@ -1,0 +1,123 @@
+"""The tables. Times are UTC; the same definitions serve SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime in UTC; SQLite has no time zones, so it is stored there without one."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To the database; a naive datetime is a programming error."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a datetime without a time zone")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """From the database."""
+        return None if value is None else value.replace(tzinfo=value.tzinfo or UTC).astimezone(UTC)
+
+
+ID = String(64)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("user_id", String(255), nullable=False),
+    Column("type", String(32), nullable=False),
+    Column("model", String(64), nullable=False),
+    Column("request", JSON, nullable=False, comment="the accepted JobRequest"),
+    Column("created_at", UtcDateTime, nullable=False),
+    # the dispatcher's columns
+    Column("epoch", Integer, nullable=False, comment="how often the job was sent"),
+    Column("claimed_at", UtcDateTime, comment="a dispatcher is sending it since"),
+    Column("dispatched_at", UtcDateTime, comment="the broker confirmed it"),
+    # the projection
+    Column("status", String(16), nullable=False),
+    Column("stage", String(16), comment="of the event with the greatest order; null before the first"),
+    Column("position", JSON, nullable=False, comment="the order of that event"),
+    Column("progress", Float, nullable=False, comment="greatest percentage reported"),
+    Column("started_at", UtcDateTime),
+    Column("completed_at", UtcDateTime, comment="when `final` was decided"),
+    Column("updated_at", UtcDateTime, nullable=False, comment="last change of the projection"),
+    Column("seq", Integer, nullable=False, comment="sequence number of the job's last event"),
+    Column("failure", JSON(none_as_null=True), comment="the Failure of a failed job"),
+    Column("metadata", JSON(none_as_null=True), key="media", comment="content of metadata.json of a completed job"),
+)
+Index("ix_jobs_user_id_created_at", jobs.c.user_id, jobs.c.created_at)
+Index("ix_jobs_status_dispatched_at_created_at", jobs.c.status, jobs.c.dispatched_at, jobs.c.created_at)
+
+events = Table(
+    "events",
+    metadata,
+    Column("job_id", ID, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("seq", Integer, primary_key=True, comment="public sequence number within the job, from 1"),
+    Column("event_id", ID, nullable=False, unique=True),
+    Column("kind", String(16), nullable=False),
+    Column("stage", String(16), nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("hop", Integer, nullable=False),
+    Column("n", Integer, nullable=False),
+    Column("at", UtcDateTime, nullable=False, comment="by the worker's clock"),
+    Column("fraction", Float),
+    Column("level", String(8), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("data", JSON, nullable=False),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("job_id", ID, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(255), primary_key=True),
+    Column("digest", String(80), nullable=False, index=True),
+    Column("key", String(255), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("media_type", String(127), nullable=False),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", String(255), primary_key=True),
+    Column("host", String(255), nullable=False),
+    Column("queues", JSON, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False, comment="by the gateway's clock"),
+    Column("stopping", Boolean, nullable=False),
+    Column("heartbeat", JSON, nullable=False, comment="the last Heartbeat"),
+)

@@ -1,0 +1,126 @@
+"""Releases waiting jobs to the broker: fairly, and no more than the live renderers of each model can soon take."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import dramatiq
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from config.catalogue import Catalogue
+from config.settings import Settings
+from gateway.database import jobs, workers
+from gateway.database.engine import Database
+from gateway.database.jobs import Claimed
+from gateway.metrics import Metrics
+from pipeline.dispatch import first_message, send
+from pipeline.errors import BrokerError
+from pipeline.vocabulary import now
+
+log = structlog.get_logger(__name__)
+
+LOCK = 2
+POLL_S = 1.0
+"""Other gateways accept jobs too, and workers come and go."""
+BEATS_MISSED = 3
+"""A worker that missed so many heartbeats is not counted on."""
+
+
+class Dispatcher:
+    """One pass claims jobs in one transaction, sends them outside of any, and notes what the broker confirmed.
+
+    Claims of several gateways exclude each other, so the limits hold over all of them. A dispatcher that dies between
+    the confirmation and the note makes a job be sent twice, which workers answer from its records.
+
+    Args:
+        wake: set when there may be something to do.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalogue: Catalogue,
+        database: Database,
+        broker: dramatiq.Broker,
+        metrics: Metrics,
+        wake: asyncio.Event,
+    ) -> None:
+        self._settings, self._catalogue, self._database = settings, catalogue, database
+        self._broker, self._metrics, self._wake = broker, metrics, wake
+        self._thread = ThreadPoolExecutor(1, "dispatcher")  # a connection belongs to its thread
+
+    async def run(self) -> None:
+        """Dispatch until cancelled."""
+        if self._settings.embedded:
+            await self.recall()
+        while True:
+            self._wake.clear()
+            await self.dispatch()
+            try:
+                await asyncio.wait_for(self._wake.wait(), POLL_S)
+            except TimeoutError:
+                continue
+
+    async def recall(self) -> None:
+        """At the start of an embedded gateway: what was in the broker's memory is sent again."""
+        async with self._database.write() as connection:
+            count = await jobs.recall(connection)
+        if count:
+            log.info("unfinished jobs taken up", count=count)
+
+    async def dispatch(self) -> int:
+        """One pass; returns how many jobs were sent."""
+        claimed = await self._claim()
+        sent = 0
+        try:
+            for job in claimed:
+                await self._send(job)
+                sent += 1
+        finally:
+            if sent < len(claimed):
+                await self._release(claimed[sent:])
+        return sent
+
+    async def _claim(self) -> list[Claimed]:
+        async with self._database.read() as connection:
+            waiting = await jobs.count_waiting(connection)
+        if not waiting:
+            return []
+        async with self._database.write() as connection:
+            await self._database.lock(connection, LOCK)
+            busy, capacity = await jobs.count_in_flight(connection), await self._capacity(connection)
+            room = {model: capacity[model] - busy.get(model, 0) for model in waiting}
+            return [
+                job for model, free in room.items() if free > 0 for job in await jobs.claim(connection, model, free)
+            ]
+
+    async def _capacity(self, connection: AsyncConnection) -> Counter[str]:
+        """Jobs per model that may be in flight."""
+        each = self._settings.gateway.max_in_flight_per_worker
+        if self._settings.embedded:
+            return Counter(dict.fromkeys(self._catalogue.names, each))
+        since = now() - timedelta(seconds=BEATS_MISSED * self._settings.worker.heartbeat_s)
+        consumers = await workers.live(connection, since)
+        return Counter({entry.name: each * consumers[entry.queue] for entry in self._catalogue})
+
+    async def _send(self, job: Claimed) -> None:
+        model = job.request.model
+        message = first_message(job.request, job.epoch)
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._thread, send, self._broker, message, model)
+        except BrokerError:
+            self._metrics.sends.labels(model, "failed").inc()
+            raise
+        async with self._database.write() as connection:
+            await jobs.mark_dispatched(connection, job.request.job_id)
+        self._metrics.sends.labels(model, "confirmed").inc()
+        log.info("job dispatched", job_id=job.request.job_id, trace_id=job.request.trace_id, epoch=job.epoch)
+
+    async def _release(self, claimed: list[Claimed]) -> None:
+        async with self._database.write() as connection:
+            await jobs.release(connection, [job.request.job_id for job in claimed])

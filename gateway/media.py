@@ -1,0 +1,131 @@
+"""Hands the bytes of stored artifacts to clients without holding them in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import aiohttp
+import structlog
+from aiohttp import web
+
+from gateway import ranges
+from gateway.errors import ApiError, Code
+from gateway.ranges import Span, UnsatisfiableError
+from pipeline.errors import ObjectMissing, StoreError
+from pipeline.store.base import ObjectStore
+from pipeline.vocabulary import ArtifactRef
+
+log = structlog.get_logger(__name__)
+
+CHUNK = 1 << 18
+"""Bytes moved at a time from a remote store."""
+STORE_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=30)
+"""Bounds each wait for the store; a slow client may take as long as it likes."""
+
+
+class Media:
+    """Serves artifacts of one store: files by `sendfile`, remote objects by passing on what the store sends."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._session = aiohttp.ClientSession(timeout=STORE_TIMEOUT, auto_decompress=False)
+
+    async def close(self) -> None:
+        """Release the connections to the store."""
+        await self._session.close()
+
+    async def serve(self, request: web.Request, ref: ArtifactRef, filename: str, *, inline: bool) -> web.StreamResponse:
+        """Answer a GET or HEAD for `ref`: 200, 206 or 304.
+
+        Raises:
+            ApiError: 416.
+            StoreError: the store cannot be reached.
+            ObjectMissing: the store has lost the blob.
+        """
+        etag = f'"{ref.digest.removeprefix("sha256:")}"'
+        headers = {"ETag": etag, "Cache-Control": "private, no-cache", "Accept-Ranges": "bytes"}
+        if ranges.matches(request.headers.get("If-None-Match"), etag):
+            return web.Response(status=304, headers=headers)
+        span = _span(request, etag, ref.size)
+        headers["Content-Disposition"] = f'{"inline" if inline else "attachment"}; filename="{filename}"'
+        headers["Content-Type"] = ref.media_type
+        if span is not None:
+            headers["Content-Range"] = span.content_range
+        response = web.StreamResponse(status=200 if span is None else 206, headers=headers)
+        response.content_length = ref.size if span is None else span.length
+        if request.method == "HEAD":
+            await response.prepare(request)
+            return response
+        return await self._send(request, response, ref, span or Span(0, ref.size, ref.size))
+
+    async def _send(
+        self, request: web.Request, response: web.StreamResponse, ref: ArtifactRef, span: Span
+    ) -> web.StreamResponse:
+        if (path := await asyncio.to_thread(self._store.local_path, ref.key)) is not None:
+            return await _send_file(request, response, path, span)
+        url = await asyncio.to_thread(self._store.url_for, ref.key)
+        if url is None:
+            raise TypeError(f"{type(self._store).__name__} offers neither files nor URLs")
+        return await self._relay(request, response, url, span)
+
+    async def _relay(
+        self, request: web.Request, response: web.StreamResponse, url: str, span: Span
+    ) -> web.StreamResponse:
+        async with _opened(self._session, url, span) as source:
+            await response.prepare(request)
+            with _sending(request):
+                async for piece in source.content.iter_chunked(CHUNK):
+                    await response.write(piece)
+                await response.write_eof()
+        return response
+
+
+@asynccontextmanager
+async def _opened(session: aiohttp.ClientSession, url: str, span: Span) -> AsyncIterator[aiohttp.ClientResponse]:
+    headers = {} if span.length == span.size else {"Range": f"bytes={span.start}-{span.start + span.length - 1}"}
+    try:
+        response = await session.get(url, headers=headers)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise StoreError("The object store cannot be reached.") from error
+    async with response:
+        if response.status == 404:
+            raise ObjectMissing("The object store has lost a published file.")
+        if response.content_length != span.length:
+            raise StoreError(f"The object store answered {response.status} to a read.")
+        yield response
+
+
+@contextmanager
+def _sending(request: web.Request) -> Iterator[None]:
+    """Once the header is out, only a closed connection can tell the client that the body is not whole."""
+    try:
+        yield
+    except (OSError, aiohttp.ClientError) as error:
+        log.info("transfer broken off", error=repr(error))
+        if request.transport is not None:
+            request.transport.abort()
+
+
+def _span(request: web.Request, etag: str, size: int) -> Span | None:
+    if request.method != "GET" or not ranges.range_applies(request.headers.get("If-Range"), etag):
+        return None
+    try:
+        return ranges.requested(request.headers.get("Range"), size)
+    except UnsatisfiableError:
+        details = {"Range": [f"Must lie within the {size} bytes of the file"]}
+        headers = {"Content-Range": f"bytes */{size}", "Accept-Ranges": "bytes"}
+        raise ApiError(Code.VALIDATION_ERROR, "Range Not Satisfiable", details, status=416, headers=headers) from None
+
+
+async def _send_file(request: web.Request, response: web.StreamResponse, path: Path, span: Span) -> web.StreamResponse:
+    file = await asyncio.to_thread(path.open, "rb")
+    with file:
+        await response.prepare(request)
+        with _sending(request):
+            if span.length and request.transport is not None:
+                await asyncio.get_running_loop().sendfile(request.transport, file, span.start, span.length)
+            await response.write_eof()
+    return response

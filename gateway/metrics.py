@@ -1,0 +1,61 @@
+"""What the gateway measures of itself, for Prometheus. No user, job or request ids in labels."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.process_collector import ProcessCollector
+
+LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600)
+
+
+class Metrics:
+    """One registry per gateway, so that several may live in one process."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.requests = Counter(
+            "t2m_http_requests_total", "Requests answered.", ["method", "route", "status"], registry=registry
+        )
+        self.latency = Histogram(
+            "t2m_http_request_duration_seconds",
+            "Time until a request was answered, bodies included.",
+            ["method", "route"],
+            registry=registry,
+            buckets=LATENCY_BUCKETS,
+        )
+        self.accepted = Counter("t2m_jobs_accepted_total", "Jobs accepted.", ["model"], registry=registry)
+        self.concluded = Counter("t2m_jobs_concluded_total", "Verdicts projected.", ["status"], registry=registry)
+        self.waiting = Gauge("t2m_jobs_waiting", "Accepted jobs that were not sent yet.", ["model"], registry=registry)
+        self.in_flight = Gauge("t2m_jobs_in_flight", "Jobs sent and not yet rendered.", ["model"], registry=registry)
+        self.sends = Counter(
+            "t2m_dispatcher_sends_total", "Jobs sent to the broker.", ["model", "outcome"], registry=registry
+        )
+        self.events = Counter(
+            "t2m_projector_events_total", "Events taken from the bus.", ["outcome"], registry=registry
+        )
+        self.lag = Histogram(
+            "t2m_projector_lag_seconds",
+            "From an event's making to its projection.",
+            registry=registry,
+            buckets=LAG_BUCKETS,
+        )
+        self.repaired = Counter(
+            "t2m_projector_repairs_total",
+            "Verdicts found in the store though no event told of them.",
+            registry=registry,
+        )
+        self.role_crashes = Counter(
+            "t2m_role_crashes_total",
+            "Background roles that failed and were started again.",
+            ["role"],
+            registry=registry,
+        )
+        self.pool_connections = Gauge(
+            "t2m_database_connections", "Open database connections.", ["state"], registry=registry
+        )
+
+    def page(self) -> bytes:
+        """The exposition in Prometheus' text format."""
+        return generate_latest(self.registry)

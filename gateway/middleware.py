@@ -1,0 +1,106 @@
+"""What happens around every handler: request id, measurement, errors, authentication. Outermost first."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from http import HTTPStatus
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from gateway.auth.base import TokenExpiredError, TokenInvalidError
+from gateway.context import GATEWAY, PRINCIPAL
+from gateway.envelope import failure
+from gateway.errors import ApiError, Code, translate
+
+log = structlog.get_logger(__name__)
+
+REQUEST_ID = "X-Request-ID"
+ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+PUBLIC = {"/api/v1/system/health", "/metrics"}
+"""Routes that need no token; every other route does, so that a new one is safe by default."""
+UNKNOWN_ROUTE = "unknown"
+
+
+@web.middleware
+async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request an id, the client's own if it is well formed, for the answer and for every log line."""
+    given = request.headers.get(REQUEST_ID, "")
+    request["id"] = given if ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
+    with structlog.contextvars.bound_contextvars(request_id=request["id"]):
+        return await handler(request)
+
+
+async def add_headers(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """For `on_response_prepare`, so that streamed answers have them too."""
+    response.headers[REQUEST_ID] = request.get("id", "")
+    response.headers["X-Content-Type-Options"] = "nosniff"
+
+
+@web.middleware
+async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Count, time and log the answer, by the template of its route."""
+    began = time.perf_counter()
+    response = await handler(request)
+    seconds = time.perf_counter() - began
+    route, metrics = _route(request), request.app[GATEWAY].metrics
+    method = request.method if route != UNKNOWN_ROUTE else "any"
+    metrics.requests.labels(method, route, response.status).inc()
+    metrics.latency.labels(method, route).observe(seconds)
+    log.info("request", method=request.method, route=route, status=response.status, seconds=round(seconds, 4))
+    return response
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every error in the documented envelope; of an unforeseen one the client learns nothing but the request's id."""
+    try:
+        return await handler(request)
+    except Exception as error:
+        known = translate(error)
+        if known is None:
+            log.error("unforeseen error", route=_route(request), exc_info=error)
+            details = f"The error was logged. Its request id is {request['id']}."
+            known = ApiError(Code.SERVER_ERROR, "Internal server error", details)
+        elif known.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            log.warning("unavailable", route=_route(request), error=repr(error))
+        return failure(known)
+
+
+@web.middleware
+async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let nobody without a valid token pass, but to public and unknown routes."""
+    if request.match_info.http_exception is None and _route(request) not in PUBLIC:
+        authenticator = request.app[GATEWAY].authenticator
+        try:
+            request[PRINCIPAL] = await authenticator.authenticate(_bearer(request))
+        except TokenExpiredError:
+            raise _denied(Code.AUTH_EXPIRED, "Authentication token expired", "Get a new token") from None
+        except TokenInvalidError:
+            details = "Token is malformed or was not issued for this service"
+            raise _denied(Code.AUTH_INVALID, "Invalid authentication token", details) from None
+    return await handler(request)
+
+
+def _bearer(request: web.Request) -> str:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        details = "Send the header Authorization: Bearer <your-token>"
+        raise _denied(Code.AUTH_REQUIRED, "Authentication required", details)
+    return token.strip()
+
+
+def _denied(code: Code, message: str, details: str) -> ApiError:
+    challenge = "Bearer" if code is Code.AUTH_REQUIRED else 'Bearer error="invalid_token"'
+    return ApiError(code, message, details, headers={"WWW-Authenticate": challenge})
+
+
+def _route(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    return UNKNOWN_ROUTE if resource is None else resource.canonical
+
+
+ALL = (identify, measure, answer_errors, authenticate)

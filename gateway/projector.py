@@ -1,0 +1,161 @@
+"""Turns the events of workers into what clients see."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy.exc import DataError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.database import artifacts, events, jobs, workers
+from gateway.database.engine import Database
+from gateway.metrics import Metrics
+from gateway.projection import Projection, advance, conclude
+from pipeline.bus.base import Ack, EventSubscriber, Item
+from pipeline.jobs import Jobs
+from pipeline.vocabulary import Event, EventKind, Final, Heartbeat, now
+
+log = structlog.get_logger(__name__)
+
+BATCH = 200
+"""Events of one transaction at most; what arrives meanwhile makes the next batch."""
+VERDICTS = {EventKind.COMPLETED, EventKind.FAILED, EventKind.CANCELLED}
+FREEING = VERDICTS | {EventKind.FINISHED}
+"""Events after which a renderer may be free."""
+State = tuple[Projection, int]
+"""A job's projection and the sequence number of its last event."""
+REPAIR_EVERY_S = 30.0
+SILENT = timedelta(seconds=60)
+"""A job of which nothing was heard for this long may have a verdict that nobody told: a worker died after deciding."""
+REPAIR_LIMIT = 50
+"""Silent jobs looked up per round; one read of the store each."""
+
+
+class Projector:
+    """Stores each event once, numbered per job, together with what it changes; acknowledges after the commit.
+
+    Args:
+        subscribe: opens the durable subscription; opened anew after a failure, so that unacknowledged events return.
+        wake: tells the dispatcher that places became free.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        store: Jobs,
+        subscribe: Callable[[], EventSubscriber],
+        metrics: Metrics,
+        wake: asyncio.Event,
+    ) -> None:
+        self._database, self._store, self._subscribe = database, store, subscribe
+        self._metrics, self._wake = metrics, wake
+
+    async def run(self) -> None:
+        """Project until cancelled."""
+        subscriber = self._subscribe()
+        try:
+            await subscriber.start()
+            async for batch in _batches(subscriber.events()):
+                await self.project([item for item, _ in batch])
+                for _, ack in batch:
+                    await ack()
+        finally:
+            await subscriber.close()
+
+    async def repair(self) -> None:
+        """Find verdicts that no event told of, until cancelled."""
+        while True:
+            await asyncio.sleep(REPAIR_EVERY_S)
+            await self.repair_once(now() - SILENT)
+
+    async def repair_once(self, since: datetime) -> int:
+        """Look up the verdicts of jobs silent since then; returns how many were found."""
+        async with self._database.read() as connection:
+            silent = await jobs.silent(connection, since, REPAIR_LIMIT)
+        finals = await self._finals(silent)
+        async with self._database.write() as connection:
+            await jobs.touch(connection, silent)
+            await self._merge(connection, [], finals)
+        self._metrics.repaired.inc(len(finals))
+        return len(finals)
+
+    async def project(self, items: Sequence[Item]) -> None:
+        """Store these in one transaction; where the database refuses one of them, in one each, without that one."""
+        try:
+            await self._store_all(items)
+        except DataError as error:
+            if len(items) == 1:
+                self._metrics.events.labels("refused").inc()
+                log.error("event refused by the database", item=items[0].model_dump_json(), error=repr(error))
+                return
+            for item in items:
+                await self.project([item])
+
+    async def _store_all(self, items: Sequence[Item]) -> None:
+        told = [item for item in items if isinstance(item, Event)]
+        beats = {item.worker_id: item for item in items if isinstance(item, Heartbeat)}
+        finals = await self._finals({event.job_id for event in told if event.kind in VERDICTS})
+        async with self._database.write() as connection:
+            await self._merge(connection, told, finals)
+            for worker_id in sorted(beats):
+                await workers.beat(connection, beats[worker_id])
+        for event in told:
+            self._metrics.lag.observe(max((now() - event.at).total_seconds(), 0))
+        if any(event.kind in FREEING for event in told):
+            self._wake.set()
+
+    async def _finals(self, job_ids: Iterable[str]) -> dict[str, Final]:
+        """The verdicts in the store, which alone count."""
+        found = [await asyncio.to_thread(self._store.final, job_id) for job_id in sorted(job_ids)]
+        return {final.job_id: final for final in found if final is not None}
+
+    async def _merge(self, connection: AsyncConnection, told: Sequence[Event], finals: Mapping[str, Final]) -> None:
+        present = await jobs.lock(connection, {event.job_id for event in told} | set(finals))
+        seen = await events.known(connection, {event.id for event in told})
+        fresh = {event.id: event for event in told if event.id not in seen and event.job_id in present}
+        state, numbered = dict(present), []
+        for event in fresh.values():
+            projection, seq = state[event.job_id]
+            state[event.job_id] = (advance(projection, event), seq + 1)
+            numbered.append((seq + 1, event))
+        await events.append(connection, numbered)
+        for job_id, before in present.items():
+            await self._save(connection, job_id, before, state[job_id], finals.get(job_id))
+        self._metrics.events.labels("stored").inc(len(fresh))
+        self._metrics.events.labels("dropped").inc(len(told) - len(fresh))
+
+    async def _save(
+        self, connection: AsyncConnection, job_id: str, before: State, after: State, final: Final | None
+    ) -> None:
+        projection, seq = after
+        media = None
+        if final is not None and not projection.status.final:
+            projection = conclude(projection, final)
+            media = final.metadata or None
+            await artifacts.add(connection, job_id, final.artifacts)
+            self._metrics.concluded.labels(final.status).inc()
+        if (projection, seq) != before:
+            await jobs.save(connection, job_id, projection, seq, media)
+
+
+async def _batches(source: AsyncIterator[tuple[Item, Ack]]) -> AsyncIterator[list[tuple[Item, Ack]]]:
+    """What has arrived, without waiting for more, but at least one item and at most `BATCH`."""
+    upcoming = asyncio.ensure_future(anext(source))
+    try:
+        while True:
+            await asyncio.wait({upcoming})
+            batch: list[tuple[Item, Ack]] = []
+            while upcoming.done() and len(batch) < BATCH:
+                if isinstance(upcoming.exception(), StopAsyncIteration):
+                    if batch:
+                        yield batch
+                    return
+                batch.append(upcoming.result())
+                upcoming = asyncio.ensure_future(anext(source))
+                await asyncio.sleep(0)  # one turn of the loop is enough for an item that is there
+            yield batch
+    finally:
+        upcoming.cancel()

@@ -1,0 +1,54 @@
+"""Background work that must not die unnoticed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+
+import structlog
+
+from gateway.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+BACKOFF_FIRST_S, BACKOFF_LONGEST_S = 0.5, 15.0
+STEADY_S = 60.0
+"""A role that ran this long starts again at the first backoff."""
+
+Role = Callable[[], Awaitable[None]]
+
+
+class Roles:
+    """Runs roles as tasks; one that fails is logged, counted and started again after a growing pause."""
+
+    def __init__(self, roles: Mapping[str, Role], metrics: Metrics) -> None:
+        self._roles = dict(roles)
+        self._metrics = metrics
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Start all of them on the running loop."""
+        self._tasks = [asyncio.create_task(self._keep(name, role), name=name) for name, role in self._roles.items()]
+
+    async def stop(self) -> None:
+        """Cancel all of them and wait until they have cleaned up."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _keep(self, name: str, role: Role) -> None:
+        pause = BACKOFF_FIRST_S
+        while True:
+            began = asyncio.get_running_loop().time()
+            try:
+                await role()
+                log.warning("role ended", role=name)
+            except Exception as error:
+                self._metrics.role_crashes.labels(name).inc()
+                log.error("role failed", role=name, error=repr(error), exc_info=error, pause_s=pause)
+            steady = asyncio.get_running_loop().time() - began > STEADY_S
+            pause = BACKOFF_FIRST_S if steady else min(2 * pause, BACKOFF_LONGEST_S)
+            await asyncio.sleep(pause)

@@ -1,0 +1,75 @@
+"""Runs the gateway as a process, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+from aiohttp import web
+
+from config.catalogue import Catalogue
+from config.settings import Settings
+from gateway.app import create_app
+from gateway.errors import AddressError
+from pipeline.broker import open_broker
+from pipeline.bus.factory import open_subscriber
+from pipeline.store.factory import open_store
+
+GRACE_S = 15.0
+"""How long answers under way may take after the signal."""
+
+Ready = Callable[[str], None]
+
+
+def run_gateway(settings: Settings, catalogue: Catalogue, ready: Ready | None = None) -> None:
+    """A gateway of its own on the store, broker and database of the settings; returns after the signal.
+
+    Args:
+        ready: told the gateway's URL once it answers.
+
+    Raises:
+        T2MError: a setting is wrong, the store does not honour conditional writes, the database cannot be used or the
+            address is taken; says which.
+    """
+    store, broker = open_store(settings), open_broker(settings)
+    store.probe()
+    app = create_app(
+        settings, store=store, broker=broker, subscribe=lambda: open_subscriber(settings), catalogue=catalogue
+    )
+    try:
+        run(app, settings, ready)
+    finally:
+        broker.close()
+
+
+def run(app: web.Application, settings: Settings, ready: Ready | None = None) -> None:
+    """Serve `app` on this thread's own event loop until the signal, then let answers under way finish."""
+    asyncio.run(_serve(app, settings, ready))
+
+
+async def _serve(app: web.Application, settings: Settings, ready: Ready | None) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=GRACE_S)
+    await runner.setup()
+    try:
+        url = await _listen(runner, settings)
+        if ready is not None:
+            ready(url)
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, settings: Settings) -> str:
+    host, port = settings.gateway.host, settings.gateway.port
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        remedy = "Stop what listens there, or set `gateway.port` (T2M_GATEWAY__PORT)."
+        raise AddressError(f"Cannot listen on {host}:{port}: {error.strerror}.", remedy=remedy) from error
+    bound_host, bound_port = runner.addresses[0][:2]
+    return f"http://{bound_host}:{bound_port}"

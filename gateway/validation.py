@@ -1,0 +1,48 @@
+"""Reads what a request carries; everything wrong is refused by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from aiohttp import web
+
+from gateway.errors import ApiError, Code, invalid
+
+MAX_BODY = 1 << 20
+"""Bytes of a JSON body; the longest valid one has a few kilobytes."""
+FLAGS = {"true": True, "1": True, "false": False, "0": False}
+
+
+async def json_object(request: web.Request) -> dict[str, Any]:
+    """The body as a JSON object.
+
+    Raises:
+        ApiError: 415 for another content type, 400 for what is no JSON object in UTF-8.
+        web.HTTPRequestEntityTooLarge: it is longer than `MAX_BODY`.
+    """
+    if request.content_type != "application/json":
+        details = f"Content-Type must be application/json, not {request.content_type}"
+        raise ApiError(Code.VALIDATION_ERROR, "Unsupported Media Type", details, status=415)
+    raw = await request.read()
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise invalid({"body": ["Must be valid JSON in UTF-8"]}) from None
+    if not isinstance(body, dict):
+        raise invalid({"body": ["Must be a JSON object"]})
+    return body
+
+
+def choice(request: web.Request, name: str, accepted: Sequence[str], default: str) -> str:
+    """A query parameter that is one of `accepted`."""
+    value = request.query.get(name, default)
+    if value not in accepted:
+        raise invalid({name: [f"Invalid {name}. Must be one of: {', '.join(accepted)}"]})
+    return value
+
+
+def flag(request: web.Request, name: str) -> bool:
+    """A boolean query parameter, false where it is left out."""
+    return FLAGS[choice(request, name, tuple(FLAGS), "false")]
