@@ -17,6 +17,16 @@ PROJECTOR_QUEUE = "t2m.projector"
 """Durable queue of all events, shared by all gateways that have the projector role."""
 
 
+PROJECTOR_DEAD_LETTERS = f"{PROJECTOR_QUEUE}.XQ"
+"""What no projector could read; kept for a week."""
+
+JOB_EVENTS, HEARTBEATS = "job.#", "worker.#"
+"""Binding keys of the events exchange."""
+
+HEARTBEAT_TTL_S = 15
+"""A heartbeat that nobody took for so long is dropped: it says nothing any more."""
+
+
 class QueueClass(StrEnum):
     """Queues that share a child process of the worker: one busy class never holds back another."""
 

@@ -19,7 +19,7 @@ def open_publisher(settings: Settings, memory: MemoryBus | None = None) -> Event
         return _shared(memory)
     from pipeline.bus.rabbitmq import RabbitPublisher
 
-    return RabbitPublisher(settings.broker.url.get_secret_value())
+    return RabbitPublisher(settings.broker.url.get_secret_value(), settings.broker.queue_type)
 
 
 def open_subscriber(settings: Settings, memory: MemoryBus | None = None, durable: bool = True) -> EventSubscriber:
@@ -32,7 +32,7 @@ def open_subscriber(settings: Settings, memory: MemoryBus | None = None, durable
         return MemorySubscriber(_shared(memory), durable=durable)
     from pipeline.bus.rabbitmq import RabbitSubscriber
 
-    return RabbitSubscriber(settings.broker.url.get_secret_value(), durable=durable)
+    return RabbitSubscriber(settings.broker.url.get_secret_value(), settings.broker.queue_type, durable=durable)
 
 
 def _shared(memory: MemoryBus | None) -> MemoryBus:
