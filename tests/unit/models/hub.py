@@ -66,48 +66,50 @@ class Hub:
         content = self.files[name]
         return bytes([content[0] ^ 1]) + content[1:] if name in self.damaged else content
 
-    def _handler(hub) -> type[BaseHTTPRequestHandler]:  # noqa: N805 - `self` is the request's
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        return type("Bound", (Handler,), {"hub": self})
 
-            def do_HEAD(self) -> None:
-                self.answer(send=False)
 
-            def do_GET(self) -> None:
-                self.answer(send=True)
+class Handler(BaseHTTPRequestHandler):
+    """Answers for the `hub` of the class made for it."""
 
-            def answer(self, send: bool) -> None:
-                path = self.path.split("?")[0]
-                resolve = f"/{hub.repository}/resolve/{hub.commit}/"
-                if path.startswith(f"/api/models/{hub.repository}/revision/{hub.commit}"):
-                    self.reply(json.dumps(hub.info()).encode(), {"Content-Type": "application/json"}, send)
-                elif path.startswith(f"/api/models/{hub.repository}/tree/{hub.commit}"):
-                    self.reply(json.dumps(hub.tree()).encode(), {"Content-Type": "application/json"}, send)
-                elif path.startswith(resolve) and path.removeprefix(resolve) in hub.files:
-                    self.deliver(path.removeprefix(resolve), send)
-                else:
-                    self.send_response(HTTPStatus.NOT_FOUND)
-                    self.send_header("X-Error-Code", "RepoNotFound")
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
+    hub: Hub
+    protocol_version = "HTTP/1.1"
 
-            def deliver(self, name: str, send: bool) -> None:
-                content = hub.content(name)
-                etag = hashlib.sha256(hub.files[name]).hexdigest()
-                if send:
-                    hub.delivered.append(name)
-                self.reply(content, {"ETag": f'"{etag}"', "X-Repo-Commit": hub.commit}, send)
+    def do_HEAD(self) -> None:
+        self.answer(send=False)
 
-            def reply(self, body: bytes, headers: dict[str, str], send: bool) -> None:
-                self.send_response(HTTPStatus.OK)
-                for key, value in headers.items():
-                    self.send_header(key, value)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                if send:
-                    self.wfile.write(body)
+    def do_GET(self) -> None:
+        self.answer(send=True)
 
-            def log_message(self, format: str, *arguments: object) -> None:
-                """Not into the test's output."""
+    def answer(self, send: bool) -> None:
+        api = f"/api/models/{self.hub.repository}"
+        resolve = f"/{self.hub.repository}/resolve/{self.hub.commit}/"
+        path = self.path.split("?")[0]
+        name = path.removeprefix(resolve)
+        if path.startswith(f"{api}/revision/{self.hub.commit}"):
+            self.reply(json.dumps(self.hub.info()).encode(), {"Content-Type": "application/json"}, send)
+        elif path.startswith(f"{api}/tree/{self.hub.commit}"):
+            self.reply(json.dumps(self.hub.tree()).encode(), {"Content-Type": "application/json"}, send)
+        elif path.startswith(resolve) and name in self.hub.files:
+            self.deliver(name, send)
+        else:
+            self.reply(b"", {"X-Error-Code": "RepoNotFound"}, send, HTTPStatus.NOT_FOUND)
 
-        return Handler
+    def deliver(self, name: str, send: bool) -> None:
+        etag = hashlib.sha256(self.hub.files[name]).hexdigest()
+        if send:
+            self.hub.delivered.append(name)
+        self.reply(self.hub.content(name), {"ETag": f'"{etag}"', "X-Repo-Commit": self.hub.commit}, send)
+
+    def reply(self, body: bytes, headers: dict[str, str], send: bool, status: HTTPStatus = HTTPStatus.OK) -> None:
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if send:
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Not into the test's output."""
