@@ -7,6 +7,7 @@ environment: `T2M_BROKER__URL=amqp://…`. Unknown keys are refused by name. Sec
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import os
 import tomllib
@@ -248,6 +249,14 @@ def load(**overrides: object) -> Settings:
 def variables() -> tuple[str, ...]:
     """Names of all environment variables that are read, in the order of the settings."""
     return tuple(_variable(location) for location, _ in _fields())
+
+
+def listing(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Key, value and environment variable of every setting; secrets masked."""
+    for location, annotation in _fields():
+        if not _is_table(annotation):
+            value = functools.reduce(getattr, location, settings)
+            yield ".".join(location), str(value), _variable(location)
 
 
 def _variable(location: tuple[str, ...]) -> str:

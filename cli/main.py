@@ -1,0 +1,177 @@
+"""The `t2m` command. Each subcommand imports what it needs when it runs, so that help comes at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import console
+
+app = typer.Typer(
+    name="t2m",
+    help="Text to video: one prompt in, renditions in object storage out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+models_app = typer.Typer(no_args_is_help=True, help="Weights of the models.")
+config_app = typer.Typer(no_args_is_help=True, help="Settings: a TOML file (T2M_CONFIG) and T2M_ variables on top.")
+app.add_typer(models_app, name="models")
+app.add_typer(config_app, name="config")
+
+DEBUG = "--debug"
+Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Data folder (setting data_dir).")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="[MODEL]…", help="Names of models.")]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option(DEBUG, help="Log to the terminal and show tracebacks.")] = False,
+) -> None:
+    """Text to video: one prompt in, renditions in object storage out."""
+
+
+@app.command()
+def render(
+    context: typer.Context,
+    prompt: Annotated[str, typer.Argument(help="What to show.", show_default=False)],
+    duration: Annotated[float | None, typer.Option(help="Seconds, 1 to 60.", show_default="4")] = None,
+    quality: Annotated[str, typer.Option(help="Highest rung: 720p or 1080p.")] = "1080p",
+    seed: Annotated[int | None, typer.Option(help="0 to 2³²−1.", show_default="random")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo"),
+    model: Annotated[str | None, typer.Option(help="See `t2m models list`.", show_default="models.default")] = None,
+    fps: Annotated[int | None, typer.Option(help="Frames per second.", show_default="the model's")] = None,
+    aspect_ratio: Annotated[str | None, typer.Option(help="Such as 16:9.", show_default="the model's")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.", show_default="the model's")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale.", show_default="the model's")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What not to show.", show_default=False)] = None,
+    data: Data = None,
+) -> None:
+    """Render a clip in this process and leave its files in a folder."""
+    from cli.render import render_to
+
+    body = {
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "duration": duration,
+        "quality": quality,
+        "seed": seed,
+        "model": model,
+        "fps": fps,
+        "aspect_ratio": aspect_ratio,
+        "steps": steps,
+        "guidance": guidance,
+    }
+    raise typer.Exit(render_to(body, out, data, debug=context.obj))
+
+
+@app.command()
+def serve(
+    data: Data = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="gateway.host")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default="gateway.port")] = None,
+) -> None:
+    """Everything in one process: HTTP API, rendering, encoding; no other server is needed."""
+    from cli.servers import serve_all
+
+    serve_all(data, host, port)
+
+
+@app.command()
+def gateway() -> None:
+    """The HTTP API alone, on the configured broker, store and database."""
+    from cli.servers import serve_gateway
+
+    serve_gateway()
+
+
+@app.command()
+def worker(
+    queues: Annotated[str, typer.Option(help="Comma-separated: render.MODEL, encode, thumbnails, metadata, publish.")],
+    data: Data = None,
+) -> None:
+    """Run stages from the configured broker."""
+    from cli.servers import work
+
+    raise typer.Exit(work(tuple(name.strip() for name in queues.split(",") if name.strip()), data))
+
+
+@app.command()
+def doctor(data: Data = None) -> None:
+    """Check everything T2M depends on, and say what to do where it does not work."""
+    from cli.doctor import diagnose
+
+    raise typer.Exit(diagnose(data))
+
+
+@app.command()
+def token(
+    user: Annotated[str, typer.Option(help="User id the token speaks for.")],
+    data: Data = None,
+    role: Annotated[str, typer.Option(help="user or admin.")] = "user",
+    expires: Annotated[str, typer.Option(help="Lifetime: 90s, 30m, 1h or 7d.")] = "1h",
+) -> None:
+    """Print a bearer token, alone on the last line."""
+    from cli.token import issue
+
+    console.say(issue(data, user, role, expires))
+
+
+@models_app.command("list")
+def list_models() -> None:
+    """Show the catalogue and whose weights are here."""
+    from cli.models import show
+
+    show()
+
+
+@models_app.command("pull")
+def pull_models(names: Names = None) -> None:
+    """Download weights at their pinned revision, check them, and copy them to the weights store if one is set."""
+    from cli.models import pull
+
+    pull(names or [])
+
+
+@models_app.command("verify")
+def verify_models(names: Names = None) -> None:
+    """Compare weights with their sha256; without names, all that are here."""
+    from cli.models import verify
+
+    verify(names or [])
+
+
+@config_app.command("check")
+def check_config() -> None:
+    """Read the settings and the catalogue; wrong ones are named."""
+    from cli.configuration import check
+
+    check()
+
+
+@config_app.command("show")
+def show_config() -> None:
+    """Print every setting in force with its environment variable; secrets are masked."""
+    from cli.configuration import show
+
+    show()
+
+
+def main() -> None:
+    """Entry point. An error is one line on stderr and an exit code other than 0; `--debug` shows its traceback."""
+    words = sys.argv[1:]
+    before_end = words[: words.index("--")] if "--" in words else words
+    debug = DEBUG in before_end
+    if debug:
+        words.remove(DEBUG)
+    try:
+        app(args=words, prog_name="t2m", obj=debug)
+    except Exception as error:
+        if debug:
+            raise
+        text, code = console.explain(error)
+        console.note(f"Error: {text}")
+        sys.exit(code)

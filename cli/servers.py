@@ -1,0 +1,95 @@
+"""The long-running commands: everything in one process, the gateway, and the worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli import console
+from config.catalogue import Catalogue
+from config.settings import Settings, load
+from pipeline import logging
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+RENDER = "render."
+
+
+def serve_all(data: Path | None, host: str | None, port: int | None) -> None:
+    """Run the HTTP API and all stages in this process until SIGINT or SIGTERM; takes up unfinished jobs.
+
+    Raises:
+        T2MError: a setting, the store, the database or the address cannot be used; says which.
+    """
+    from gateway.app import create_app
+    from gateway.serve import run
+    from pipeline.bus.factory import open_subscriber
+    from pipeline.embedded import EmbeddedRuntime
+
+    settings = _settings(data_dir=data, broker={"url": "memory://"}, gateway=_given(host=host, port=port))
+    catalogue = Catalogue.load(settings.models.catalogue)
+    runtime = EmbeddedRuntime(settings, catalogue)
+    app = create_app(
+        settings,
+        store=runtime.store,
+        broker=runtime.broker,
+        subscribe=lambda: open_subscriber(settings, runtime.bus),
+        catalogue=catalogue,
+    )
+
+    async def stages(app: web.Application) -> AsyncIterator[None]:
+        await asyncio.to_thread(runtime.start)
+        await asyncio.to_thread(runtime.resume)
+        yield
+        await asyncio.to_thread(runtime.stop, settings.worker.grace_s)
+
+    app.cleanup_ctx.append(stages)
+    run(app, settings, _announcer(f"t2m token --data {settings.data_dir} --user me"))
+
+
+def serve_gateway() -> None:
+    """Run the HTTP API until SIGINT or SIGTERM.
+
+    Raises:
+        T2MError: see `gateway.serve.run_gateway`.
+    """
+    from gateway.serve import run_gateway
+
+    settings = _settings()
+    run_gateway(settings, Catalogue.load(settings.models.catalogue), _announcer("t2m token --user me"))
+
+
+def work(queues: Sequence[str], data: Path | None) -> int:
+    """Run stages until SIGINT or SIGTERM; fetches weights first where they lie in a store. Returns the exit code.
+
+    Raises:
+        T2MError: a queue is unknown, or the broker, the store or the weights cannot be used.
+    """
+    from cli.models import fetch
+    from pipeline.worker import supervise
+
+    settings = _settings(data_dir=data)
+    catalogue = Catalogue.load(settings.models.catalogue)
+    fetch([queue.removeprefix(RENDER) for queue in queues if queue.startswith(RENDER)], catalogue, settings)
+    return supervise(settings, catalogue, queues)
+
+
+def _settings(**overrides: object) -> Settings:
+    """The settings, with this process's logs set up by them."""
+    settings = load(**_given(**overrides))
+    logging.configure(settings.log, logging.secrets_of(settings))
+    return settings
+
+
+def _given(**values: object) -> dict[str, object]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _announcer(token: str) -> Callable[[str], None]:
+    def announce(url: str) -> None:
+        console.note(f"T2M listens on {url}/api/v1. A token for it: {token}")
+
+    return announce
