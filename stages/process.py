@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import selectors
+import shlex
 import signal
 import subprocess
 import time
@@ -12,12 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import structlog
-
 from stages.contract import Cancellation
 from stages.errors import ChildFailed, ChildTimeout, DiskFull, FfmpegMissing
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 """How often the cancellation and the time limit are looked at while a child is silent."""
@@ -82,7 +82,7 @@ def _fail(argv: Sequence[str], exit_code: int, last_words: str, failure: type[Ch
 @contextmanager
 def _child(argv: Sequence[str], cwd: Path | None) -> Iterator[subprocess.Popen[bytes]]:
     """A running child in its own process group (Ctrl-C reaches only us), stopped and reaped when the block ends."""
-    log.debug("child_started", argv=list(argv))
+    log.debug("starting %s", shlex.join(argv))
     try:
         child = subprocess.Popen(
             argv,
