@@ -206,10 +206,12 @@ class Child:
     def _bury(self, process: SpawnProcess, why: str, now: float) -> None:
         """Note the death, and when to restart."""
         lived_s = now - self._started_at
-        self._wait_s = RESTART_FIRST_S if lived_s > SETTLED_S else min(2 * self._wait_s, RESTART_LONGEST_S)
+        if lived_s > SETTLED_S:
+            self._wait_s = RESTART_FIRST_S
         self._log.error("child ended", exit_code=process.exitcode, lived_s=round(lived_s), restart_in_s=self._wait_s)
         multiprocess.mark_process_dead(process.pid, path=str(self._metrics_folder))  # type: ignore[no-untyped-call]
         self._why, self._start_at, self._process = why, now + self._wait_s, None
+        self._wait_s = min(2 * self._wait_s, RESTART_LONGEST_S)
 
 
 def _kill(process: SpawnProcess) -> None:
