@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Iterable
 from functools import partial
 from queue import Empty, SimpleQueue
-from threading import Semaphore
+from threading import RLock, Semaphore
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,8 +47,8 @@ SEND_PAUSE_S = 0.5
 HEARTBEAT_S = 30
 """AMQP heartbeat: a dead peer is noticed within a minute, and a busy Python thread is not taken for one."""
 CONNECT_S, HANDSHAKE_S = 3, 5
-BLOCKED_S = 30
-"""How long a send waits for a RabbitMQ that is short of memory or disk."""
+BLOCKED_S = 5
+"""How long one of the six tries of a send waits for a RabbitMQ that is short of memory or disk."""
 DEAD_LETTER_TTL_S = 7 * 24 * 3600
 DELIVERY_LIMIT = 20
 """Deliveries after which a quorum queue takes a message for poison (RabbitMQ 4's default)."""
@@ -145,9 +145,9 @@ class RabbitBroker(RabbitmqBroker):
         arguments: dict[str, Any] = super()._build_queue_arguments(queue_name)  # type: ignore[no-untyped-call]
         return arguments | {"x-queue-type": self._queue_type} | limit
 
-    def _declare_xq_queue(self, queue_name: str) -> None:
+    def _declare_xq_queue(self, queue_name: str) -> pika.frame.Method:
         arguments = {"x-queue-type": self._queue_type, "x-message-ttl": DEAD_LETTER_TTL_S * 1000}
-        self.channel.queue_declare(queue=xq_name(queue_name), durable=True, arguments=arguments)
+        return self.channel.queue_declare(queue=xq_name(queue_name), durable=True, arguments=arguments)
 
     def _lost(self, error: BrokerConnectionError) -> BrokerLost:
         cause = error.message if isinstance(error.message, BaseException) else error
@@ -202,17 +202,13 @@ class InProcessBroker(dramatiq.Broker):
         super().__init__(middleware=_middleware())
         self.dead_letters: deque[dramatiq.Message[Any]] = deque(maxlen=DEAD_LETTERS_KEPT)
         self.queues: dict[str, SimpleQueue[bytes]]
+        self._declaring = RLock()
 
     def declare_queue(self, queue_name: str) -> None:
         """Make the queue and its delay queue, unless they are there."""
-        if queue_name in self.queues:
-            return
-        delayed = dq_name(queue_name)
-        self.emit_before("declare_queue", queue_name)
-        self.queues |= {queue_name: SimpleQueue(), delayed: SimpleQueue()}
-        self.delay_queues.add(delayed)
-        self.emit_after("declare_queue", queue_name)
-        self.emit_after("declare_delay_queue", delayed)
+        with self._declaring:
+            if queue_name not in self.queues:
+                self._declare(queue_name, dq_name(queue_name))
 
     def get_declared_queues(self) -> set[str]:
         """Names of the queues, without the delay queues."""
@@ -232,6 +228,13 @@ class InProcessBroker(dramatiq.Broker):
         self.queues[message.queue_name].put(message.encode())
         self.emit_after("enqueue", message, delay)
         return message
+
+    def _declare(self, queue_name: str, delayed: str) -> None:
+        self.emit_before("declare_queue", queue_name)
+        self.queues |= {queue_name: SimpleQueue(), delayed: SimpleQueue()}
+        self.delay_queues.add(delayed)
+        self.emit_after("declare_queue", queue_name)
+        self.emit_after("declare_delay_queue", delayed)
 
 
 class _InProcessConsumer(Consumer):
