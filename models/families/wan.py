@@ -57,6 +57,19 @@ class WanFamily:
         """Prompt and negative prompt that the text encoder reads for a window."""
         return spec.prompt, spec.negative_prompt
 
+    @torch.inference_mode()
+    def conditions(self, spec: ClipSpec, window: int) -> WanConditions:
+        """Embeddings of the texts of a window, padded with zeros as `WanPipeline` does."""
+        prompt, negative = self.texts(spec, window)
+        embeddings = self.pipeline.encode_prompt(
+            prompt,
+            negative_prompt=negative,
+            do_classifier_free_guidance=spec.guidance > 1,
+            max_sequence_length=MAX_PROMPT_TOKENS,
+            device=self.pipeline.device,
+        )
+        return WanConditions(*embeddings)
+
     def clip(self, spec: ClipSpec, size: Size) -> WanClip:
         """See `Family.clip`."""
         return WanClip(self, spec, size)
@@ -93,18 +106,9 @@ class WanClip:
         """One, unless the clip is longer than the native length and the row may extend it."""
         return 1 + max(0, -(-(self._total - self._native) // (self._native - PREFIX)))
 
-    @torch.inference_mode()
     def encode(self, window: int) -> WanConditions:
         """See `Clip.encode`."""
-        prompt, negative = self._family.texts(self._spec, window)
-        embeddings = self._pipeline.encode_prompt(
-            prompt,
-            negative_prompt=negative,
-            do_classifier_free_guidance=self._spec.guidance > 1,
-            max_sequence_length=MAX_PROMPT_TOKENS,
-            device=self._pipeline.device,
-        )
-        return WanConditions(*embeddings)
+        return self._family.conditions(self._spec, window)
 
     def denoise(self, window: int, conditions: WanConditions, on_step: OnStep) -> Latents:
         """See `Clip.denoise`; the latents are normalised, as `WanPipeline` returns them."""

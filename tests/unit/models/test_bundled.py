@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from diffusers import WanPipeline
 
 from config.catalogue import Catalogue
 from config.settings import ModelSettings
 from models import loader, weights
 from models.contract import ClipSpec
+from models.families.tiny import PaddingAsOne, with_one_padding
 from models.model import LoadedModel
+from tests.unit.models import shrunken
 
 ENTRY = Catalogue.load().get("tiny")
 SETTINGS = ModelSettings(device="cpu")
@@ -37,6 +42,44 @@ def test_a_film_is_cropped_to_an_exact_shape_and_counts_every_frame(tiny: Loaded
     assert video.shape == (30, 63, 112, 3)
     again = np.concatenate([chunk.frames for chunk in tiny.generate(SPEC)])
     assert hashlib.sha256(video.tobytes()).digest() == hashlib.sha256(again.tobytes()).digest()
+
+
+def test_a_window_is_what_the_plain_pipeline_draws(tiny: LoadedModel) -> None:
+    """The padding of the text is cut here and whole there."""
+    spec = replace(SPEC, prompt="a red circle moving right", frames=17, steps=6)
+    pipeline = WanPipeline.from_pretrained(weights.folder_of(ENTRY, SETTINGS), dtype=torch.float32)
+    frames = pipeline(
+        prompt=tiny.understand(spec.prompt).text,
+        negative_prompt="",
+        width=112,
+        height=64,
+        num_frames=17,
+        num_inference_steps=6,
+        guidance_scale=4.0,
+        generator=torch.Generator().manual_seed(spec.seed),
+        output_type="np",
+    ).frames[0]
+    drawn = np.concatenate([chunk.frames for chunk in tiny.generate(spec)])
+    error = np.square(drawn / 255 - frames[:, :63]).mean()
+    assert 10 * np.log10(1 / error) >= 40
+
+
+def test_padding_cut_to_one_token_weighs_as_much_as_all_of_it() -> None:
+    """On random weights, since those of the text's projections must not be zero."""
+    torch.manual_seed(0)
+    transformer = shrunken.wan_transformer(4)
+    text = torch.zeros(1, 512, 16)
+    text[:, :7] = torch.randn(1, 7, 16)
+    latents, time = torch.randn(1, 4, 2, 4, 6), torch.tensor([500.0])
+    cut = with_one_padding(text)
+    assert cut.shape[1] == 8
+    with torch.no_grad():
+        whole = transformer(latents, time, text, return_dict=False)[0]
+        unweighted = transformer(latents, time, cut, return_dict=False)[0]
+        transformer.set_attn_processor(PaddingAsOne())
+        weighted = transformer(latents, time, cut, return_dict=False)[0]
+    torch.testing.assert_close(weighted, whole, atol=1e-5, rtol=1e-4)
+    assert (unweighted - whole).abs().max() > 100 * (weighted - whole).abs().max()
 
 
 def test_every_window_of_a_sunset_asks_for_its_own_moment(tiny: LoadedModel) -> None:
