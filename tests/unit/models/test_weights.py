@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import HfApi
+from safetensors.torch import load_file
 
 from config.catalogue import Catalogue, ModelEntry
 from config.settings import ModelSettings
@@ -121,14 +123,18 @@ def test_a_lock_cannot_point_outside_its_folder(saved_wan: Saved) -> None:
         weights.check(entry, folder)
 
 
-def test_pickled_weights_are_never_read(saved_wan: Saved) -> None:
-    """A folder whose tensors are a pickle is refused, though diffusers could read it."""
-    import torch
-    from safetensors.torch import load_file
-
+@pytest.mark.parametrize(
+    ("tensors", "pickle"),
+    [
+        (TENSORS, "transformer/diffusion_pytorch_model.bin"),
+        ("text_encoder/model.safetensors", "text_encoder/pytorch_model.bin"),
+    ],
+)
+def test_pickled_weights_are_never_read(saved_wan: Saved, tensors: str, pickle: str) -> None:
+    """A folder whose tensors are a pickle is refused, though diffusers and transformers could read it."""
     entry, folder, settings = saved_wan
-    torch.save(load_file(folder / TENSORS), folder / "transformer/diffusion_pytorch_model.bin")
-    (folder / TENSORS).unlink()
+    torch.save(load_file(folder / tensors), folder / pickle)
+    (folder / tensors).unlink()
     weights.write_lock(folder, entry.source, entry.revision)
     with pytest.raises(WeightsCorrupt, match="cannot be loaded"):
         loader.load(entry, settings)
@@ -150,8 +156,6 @@ def test_a_gpu_that_is_not_there_is_a_resource_fault(saved_wan: Saved, monkeypat
 
 
 def test_the_row_decides_dtype_and_shift(tmp_path: Path) -> None:
-    import torch
-
     entry = shrunken.entry("wan", name="half", dtype="bfloat16", flow_shift=7.0)
     shrunken.save(shrunken.wan(), entry, tmp_path)
     model = loader.load(entry, ModelSettings(weights=str(tmp_path), device="cpu"))
