@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 import dramatiq
 import pika
 from dramatiq.broker import Consumer, MessageProxy
+from dramatiq.brokers import rabbitmq
 from dramatiq.brokers.rabbitmq import RabbitmqBroker, _RabbitmqConsumer
 from dramatiq.common import current_millis, dq_name, q_name, xq_name
 from dramatiq.errors import BrokerConnectionError
@@ -47,17 +48,23 @@ SEND_PAUSE_S = 0.5
 HEARTBEAT_S = 30
 """AMQP heartbeat: a dead peer is noticed within a minute, and a busy Python thread is not taken for one."""
 CONNECT_S, HANDSHAKE_S = 3, 5
-BLOCKED_S = 5
-"""How long one of the six tries of a send waits for a RabbitMQ that is short of memory or disk."""
+BLOCKED_S = 60
+"""How long a send waits for a RabbitMQ that is short of memory or disk. It may take what was sent up to then later."""
 DEAD_LETTER_TTL_S = 7 * 24 * 3600
 DELIVERY_LIMIT = 20
 """Deliveries after which a quorum queue takes a message for poison (RabbitMQ 4's default)."""
 DEAD_LETTERS_KEPT = 1000
+# One try of Dramatiq's each, and no six at once: `RabbitBroker.enqueue` repeats with pauses, and not while blocked.
+rabbitmq.MAX_ENQUEUE_ATTEMPTS = 1
 HAND_BACK = "hand_back"
 
 
 class BrokerLost(BrokerError, BrokerConnectionError):
     """RabbitMQ cannot be reached; also the error that Dramatiq's own threads take for a lost connection."""
+
+
+class BrokerBlocked(BrokerLost):
+    """RabbitMQ runs, but is short of memory or disk and takes no messages."""
 
 
 def open_broker(settings: Settings) -> dramatiq.Broker:
@@ -129,16 +136,19 @@ class RabbitBroker(RabbitmqBroker):
         """Send a message and wait until RabbitMQ has it. A retry after a lost confirm may send it twice.
 
         Raises:
-            BrokerLost: RabbitMQ could not be reached for 15 s.
+            BrokerLost: RabbitMQ could not be reached for 15 s, or took nothing for 60 s.
         """
         give_up = time.monotonic() + SEND_LIMIT_S
+        pause_s = 0.0  # an idle connection that the server dropped is noticed by the first try
         while True:
             try:
                 return super().enqueue(message, delay=delay)
             except BrokerConnectionError as error:
-                if time.monotonic() + SEND_PAUSE_S > give_up:
-                    raise self._lost(error) from error
-                time.sleep(SEND_PAUSE_S)
+                lost = self._lost(error)
+                if isinstance(lost, BrokerBlocked) or time.monotonic() + pause_s > give_up:
+                    raise lost from error
+            time.sleep(pause_s)
+            pause_s = SEND_PAUSE_S
 
     def _build_queue_arguments(self, queue_name: str) -> dict[str, Any]:
         limit = {"x-delivery-limit": DELIVERY_LIMIT} if self._queue_type == "quorum" else {}
@@ -163,6 +173,10 @@ def _bound_waits(parameters: pika.URLParameters) -> None:
 
 def explain(cause: BaseException, where: str) -> BrokerLost:
     """One line about why RabbitMQ at `where` cannot be used, and what to do."""
+    if isinstance(cause, pika.exceptions.ConnectionBlockedTimeout):
+        return BrokerBlocked(
+            f"RabbitMQ at {where} takes no messages.", remedy="It is short of memory or disk: see `rabbitmqctl status`."
+        )
     if isinstance(cause, pika.exceptions.ProbableAuthenticationError):
         return BrokerLost(
             f"RabbitMQ at {where} refuses the login.", remedy="Check the user and password in `broker.url`."

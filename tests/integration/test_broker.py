@@ -226,10 +226,9 @@ def test_sends_are_confirmed(rabbit):
     assert rabbit.get_queue_message_counts(QUEUE)[0] == 1
 
 
-def test_a_retry_that_cannot_be_sent_goes_back_to_its_queue(rabbit, rabbitmq, monkeypatch):
+def test_a_retry_that_cannot_be_sent_goes_back_to_its_queue(rabbit, rabbitmq):
     """RabbitMQ that is short of memory blocks publishers, not consumers; Dramatiq alone would lose the message."""
-    monkeypatch.setattr(broker_module, "SEND_LIMIT_S", 0.5)
-    rabbit.parameters.blocked_connection_timeout = 0.2
+    rabbit.parameters.blocked_connection_timeout = 0.5
     tries: list[str] = []
 
     def fail_at_first(word: str) -> None:
@@ -243,9 +242,21 @@ def test_a_retry_that_cannot_be_sent_goes_back_to_its_queue(rabbit, rabbitmq, mo
         with working(rabbit):
             work.send("precious")
             until(lambda: len(tries) == 2, patience_s=40)
+            rabbitmq.control("set_vm_memory_high_watermark", "0.4")
+            until(lambda: rabbit.get_queue_message_counts(QUEUE) == (0, 0, 0))
     finally:
         rabbitmq.control("set_vm_memory_high_watermark", "0.4")
-    until(lambda: rabbit.get_queue_message_counts(QUEUE) == (0, 0, 0))
+
+
+def test_a_broker_short_of_memory_says_so(rabbit, rabbitmq):
+    rabbit.parameters.blocked_connection_timeout = 0.5
+    declare(rabbit, [QUEUE])
+    rabbitmq.control("set_vm_memory_high_watermark", "0.000001")
+    try:
+        with pytest.raises(BrokerError, match="takes no messages"):
+            send_to(rabbit)
+    finally:
+        rabbitmq.control("set_vm_memory_high_watermark", "0.4")
 
 
 def test_a_wrong_password_is_named(rabbit):
