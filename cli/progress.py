@@ -92,14 +92,15 @@ class Lines:
 
     def show(self, event: Event) -> None:
         """See `Display.show`."""
-        started = self._started.setdefault(event.stage, self._clock())
+        at = self._clock()
+        started = self._started.setdefault(event.stage, at)
         fraction = fraction_of(event)
         if fraction is None or (0 < fraction < self._told.get(event.stage, 0.0) + LINE_EVERY and fraction < 1):
             return
         if fraction <= self._told.get(event.stage, -1.0):
             return
         self._told[event.stage] = fraction
-        self._write(self._line(event.stage, fraction, self._clock() - started))
+        self._write(self._line(event.stage, fraction, at - started))
 
     def _line(self, stage: Stage, fraction: float, elapsed_s: float) -> str:
         rest = f", ETA {elapsed_s * (1 - fraction) / fraction:.0f} s" if 0 < fraction < 1 else ""

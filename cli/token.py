@@ -41,7 +41,7 @@ def lifetime(text: str) -> timedelta:
     Raises:
         ConfigError: it is none of these, zero, or longer than a year.
     """
-    found = re.fullmatch(r"(\d{1,9})([smhd])", text)
+    found = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
     span = timedelta(seconds=int(found[1]) * UNITS_S[found[2]]) if found else timedelta()
     if not timedelta() < span <= LONGEST:
         raise ConfigError(

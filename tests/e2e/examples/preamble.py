@@ -1,0 +1,2 @@
+headers = {"Authorization": "Bearer your-token-here"}
+base_url = "https://api.example.com/api/v1"
