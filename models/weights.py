@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 LOCK = "weights.lock.json"
+INDEX = "model_index.json"
 BUNDLED = "bundled"
 SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja")
 """Of the files of a component that are pulled: configurations, tokenizers and tensors; nothing that can hold code."""
@@ -109,7 +110,7 @@ def locate(entry: ModelEntry, settings: ModelSettings) -> Path:
         WeightsCorrupt: a file is not what the lock says.
     """
     folder = folder_of(entry, settings)
-    if entry.source == BUNDLED and (folder / "model_index.json").is_file() and not (folder / LOCK).is_file():
+    if entry.source == BUNDLED and (folder / INDEX).is_file() and not (folder / LOCK).is_file():
         return folder
     if not (folder / LOCK).is_file():
         raise WeightsMissing(f"The weights of {entry.name} are not in {folder}.", remedy=_remedy(entry))
@@ -241,7 +242,9 @@ def _download(entry: ModelEntry, partial: Path, hub: HfApi | None) -> None:
     hub = hub or HfApi()
     try:
         info = hub.model_info(entry.source, revision=entry.revision, files_metadata=True)
-        wanted = [sibling for sibling in info.siblings or () if _wanted(sibling.rfilename)]
+        index = hub.hf_hub_download(entry.source, INDEX, revision=entry.revision, local_dir=partial)
+        components = _components(Path(index))
+        wanted = [sibling for sibling in info.siblings or () if _wanted(sibling.rfilename, components)]
         hub.snapshot_download(
             entry.source,
             revision=entry.revision,
@@ -256,10 +259,16 @@ def _download(entry: ModelEntry, partial: Path, hub: HfApi | None) -> None:
     _check_against_hub(entry, partial, wanted)
 
 
-def _wanted(name: str) -> bool:
-    """Only `model_index.json` and files inside component folders; repositories may hold other formats beside them."""
+def _components(index: Path) -> frozenset[str]:
+    """Folders of the parts a pipeline has; its index gives each as [library, class], absent ones as nulls."""
+    parts = json.loads(index.read_text(encoding="utf-8"))
+    return frozenset(name for name, value in parts.items() if isinstance(value, list) and value[0])
+
+
+def _wanted(name: str, components: frozenset[str]) -> bool:
+    """Only the index and files of its components; repositories hold other formats and models beside them."""
     path = PurePosixPath(name)
-    return name == "model_index.json" or (len(path.parts) == 2 and path.suffix in SUFFIXES)
+    return name == INDEX or (len(path.parts) == 2 and path.parts[0] in components and path.suffix in SUFFIXES)
 
 
 def _check_against_hub(entry: ModelEntry, folder: Path, siblings: list[Any]) -> None:

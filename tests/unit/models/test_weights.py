@@ -198,13 +198,15 @@ def test_a_mirror_without_the_model_says_so(saved_wan: Saved, tmp_path: Path) ->
         weights.fetch(saved_wan[0], away, Folder(tmp_path / "empty"))
 
 
+BESIDE = ("README.md", "all-in-one.safetensors", "transformer/model.bin", "upsampler/model.safetensors")
+
+
 def repository(saved: Saved) -> Hub:
     """The saved pipeline as a hub repository, with files beside it that must not be pulled."""
     entry, folder, _ = saved
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     del files[weights.LOCK]
-    others = {"README.md": b"card", "all-in-one.safetensors": b"huge", "transformer/model.bin": b"pickle"}
-    return Hub(entry.source, entry.revision, files | others)
+    return Hub(entry.source, entry.revision, files | dict.fromkeys(BESIDE, b"not needed"))
 
 
 def test_pulling_takes_the_pinned_commit_and_locks_it(saved_wan: Saved, tmp_path: Path) -> None:
@@ -214,7 +216,7 @@ def test_pulling_takes_the_pinned_commit_and_locks_it(saved_wan: Saved, tmp_path
     with hub.serving() as address:
         folder = weights.pull(entry, settings, hub=HfApi(endpoint=address))
     weights.check(entry, folder)
-    assert not {"README.md", "all-in-one.safetensors", "transformer/model.bin"} & set(hub.delivered)
+    assert not set(BESIDE) & set(hub.delivered)
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     assert loader.load(entry, settings).entry is entry
 
