@@ -67,7 +67,7 @@ def _add_routes(app: web.Application, *, api: bool) -> None:
     for table in (system.routes, jobs.routes, videos.routes) if api else (system.routes,):
         for route in table:
             if isinstance(route, web.RouteDef):
-                app.router.add_route(route.method, BASE_PATH + route.path, route.handler)
+                web.RouteDef(route.method, BASE_PATH + route.path, route.handler, route.kwargs).register(app.router)
 
 
 async def _open(settings: Settings, store: ObjectStore, catalogue: Catalogue) -> Gateway:
@@ -98,11 +98,11 @@ async def _migrated(settings: Settings) -> Database:
 
 def _roles(gateway: Gateway, broker: dramatiq.Broker, subscribe: Callable[[], EventSubscriber]) -> dict[str, Role]:
     settings, database, metrics = gateway.settings, gateway.database, gateway.metrics
-    roles: dict[str, Role] = {}
-    if "dispatcher" in settings.gateway.roles:
-        dispatcher = Dispatcher(settings, gateway.catalogue, database, broker, metrics, gateway.wake)
-        roles["dispatcher"] = dispatcher.run
+    roles: dict[str, Role] = {}  # the projector first, so that no event of a job it dispatches goes past it
     if "projector" in settings.gateway.roles:
         projector = Projector(database, gateway.store, subscribe, metrics, gateway.wake)
         roles |= {"projector": projector.run, "repair": projector.repair}
+    if "dispatcher" in settings.gateway.roles:
+        dispatcher = Dispatcher(settings, gateway.catalogue, database, broker, metrics, gateway.wake)
+        roles["dispatcher"] = dispatcher.run
     return roles

@@ -38,3 +38,4 @@ class Gateway:
 
 GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway", Gateway)
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)

@@ -12,13 +12,13 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from gateway.auth.base import TokenExpiredError, TokenInvalidError
-from gateway.context import GATEWAY, PRINCIPAL
+from gateway.context import GATEWAY, PRINCIPAL, REQUEST_ID
 from gateway.envelope import failure
 from gateway.errors import ApiError, Code, translate
 
 log = structlog.get_logger(__name__)
 
-REQUEST_ID = "X-Request-ID"
+HEADER = "X-Request-ID"
 ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 PUBLIC = {"/api/v1/system/health", "/metrics"}
 """Routes that need no token; every other route does, so that a new one is safe by default."""
@@ -28,15 +28,15 @@ UNKNOWN_ROUTE = "unknown"
 @web.middleware
 async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request an id, the client's own if it is well formed, for the answer and for every log line."""
-    given = request.headers.get(REQUEST_ID, "")
-    request["id"] = given if ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
-    with structlog.contextvars.bound_contextvars(request_id=request["id"]):
+    given = request.headers.get(HEADER, "")
+    request[REQUEST_ID] = given if ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
+    with structlog.contextvars.bound_contextvars(request_id=request[REQUEST_ID]):
         return await handler(request)
 
 
 async def add_headers(request: web.BaseRequest, response: web.StreamResponse) -> None:
     """For `on_response_prepare`, so that streamed answers have them too."""
-    response.headers[REQUEST_ID] = request.get("id", "")
+    response.headers[HEADER] = request.get(REQUEST_ID, "")
     response.headers["X-Content-Type-Options"] = "nosniff"
 
 
@@ -63,7 +63,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         known = translate(error)
         if known is None:
             log.error("unforeseen error", route=_route(request), exc_info=error)
-            details = f"The error was logged. Its request id is {request['id']}."
+            details = f"The error was logged. Its request id is {request[REQUEST_ID]}."
             known = ApiError(Code.SERVER_ERROR, "Internal server error", details)
         elif known.status == HTTPStatus.SERVICE_UNAVAILABLE:
             log.warning("unavailable", route=_route(request), error=repr(error))

@@ -1,0 +1,102 @@
+"""Migrations and types, on whichever database the settings name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect, text
+from sqlalchemy.exc import StatementError
+
+from config.settings import Settings
+from gateway.database import migrate, workers
+from gateway.database.engine import Database
+from gateway.database.tables import metadata
+from pipeline.vocabulary import Heartbeat, now
+
+TABLES = {"jobs", "events", "artifacts", "workers"}
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator[Database]:
+    database = Database(settings.database_url)
+    yield database
+    await database.close()
+
+
+async def tables(database: Database) -> set[str]:
+    async with database.read() as connection:
+        return set(await connection.run_sync(lambda sync: inspect(sync).get_table_names())) - {"alembic_version"}
+
+
+async def test_up_down_and_up_again(database: Database) -> None:
+    await migrate.upgrade(database)
+    assert await tables(database) == TABLES
+    await migrate.downgrade(database, "base")
+    assert await tables(database) == set()
+    await migrate.upgrade(database)
+    await migrate.upgrade(database)
+    assert await tables(database) == TABLES
+
+
+async def test_the_migrations_make_what_the_code_declares(database: Database) -> None:
+    await migrate.upgrade(database)
+    async with database.read() as connection:
+        differences = await connection.run_sync(
+            lambda sync: compare_metadata(MigrationContext.configure(sync, opts={"compare_type": True}), metadata)
+        )
+    assert differences == []
+
+
+async def test_gateways_that_start_together_migrate_once(settings: Settings) -> None:
+    databases = [Database(settings.database_url) for _ in range(5)]
+    await asyncio.gather(*(migrate.upgrade(one) for one in databases))
+    assert await tables(databases[0]) == TABLES
+    for one in databases:
+        await one.close()
+
+
+async def test_a_failed_migration_leaves_nothing_behind(database: Database) -> None:
+    async with database.write() as connection:
+        await connection.execute(text("CREATE TABLE workers (x INTEGER)"))
+    with pytest.raises(Exception, match="workers"):
+        await migrate.upgrade(database)
+    assert await tables(database) == {"workers"}
+
+
+async def test_times_come_back_in_utc_whatever_zone_they_had(database: Database) -> None:
+    await migrate.upgrade(database)
+    at = datetime(2026, 1, 2, 3, 4, 5, 678_901, timezone(timedelta(hours=5)))
+    async with database.write() as connection:
+        await connection.execute(
+            metadata.tables["workers"].insert().values(
+                id="w", host="h", queues=[], seen_at=at, stopping=False, heartbeat={}
+            )
+        )  # fmt: skip
+    async with database.read() as connection:
+        row = (await connection.execute(metadata.tables["workers"].select())).one()
+    assert row.seen_at == at
+    assert row.seen_at.tzinfo is UTC
+    with pytest.raises(StatementError, match="time zone"):
+        async with database.write() as connection:
+            await connection.execute(metadata.tables["workers"].update().values(seen_at=datetime(2026, 1, 1)))
+
+
+async def test_writers_of_many_connections_wait_for_each_other(settings: Settings, database: Database) -> None:
+    await migrate.upgrade(database)
+    others = [Database(settings.database_url) for _ in range(3)]
+
+    async def write(one: Database, n: int) -> None:
+        beat = Heartbeat(worker_id=f"w{n % 4}", host="h", queues=("encode",), at=now())
+        async with one.write() as connection:
+            await workers.beat(connection, beat)
+
+    await asyncio.gather(*(write(one, n) for n in range(25) for one in others))
+    async with database.read() as connection:
+        assert await workers.live(connection, now() - timedelta(minutes=1)) == {"encode": 4}
+    for one in others:
+        await one.close()

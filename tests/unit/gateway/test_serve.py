@@ -1,0 +1,243 @@
+"""The gateway as a process with its roles: health, restarts, signals, and the document's Python example."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import requests
+
+from config.catalogue import Catalogue
+from config.settings import Settings
+from gateway import health
+from gateway.auth.base import Role
+from gateway.auth.local import LocalAuthenticator
+from gateway.errors import AddressError, DatabaseError
+from gateway.metrics import Metrics
+from gateway.roles import Roles
+from gateway.serve import run_gateway
+from pipeline.errors import StoreError
+from tests.unit.gateway.fixtures import OpenWorld
+from tests.unit.gateway.support import API, World, until
+from tests.unit.gateway.test_api import error
+
+
+async def test_health_says_which_part_is_down(world: World) -> None:
+    async def away() -> None:
+        raise StoreError("The store is away.")
+
+    parts = health.checks(world.gateway.database, world.store, "memory://") | {"store": away}
+    world.gateway.health = health.Health(parts)
+    told = await error(await world.client.get(f"{API}/system/health"), 503, "SERVICE_UNAVAILABLE")
+    assert told["details"]["unhealthy"] == ["store"]
+    states = {name: part["status"] for name, part in told["details"]["dependencies"].items()}
+    assert states == {"database": "healthy", "store": "unhealthy"}
+
+
+async def test_a_part_that_hangs_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "LIMIT_S", 0.05)
+    answers = await health.Health({"slow": asyncio.Event().wait, "fast": lambda: asyncio.sleep(0)}).report()
+    assert {name: answer.healthy for name, answer in answers.items()} == {"slow": False, "fast": True}
+
+
+async def test_many_questions_at_once_ask_the_parts_once() -> None:
+    asked = 0
+
+    async def count() -> None:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0.01)
+
+    checked = health.Health({"part": count})
+    await asyncio.gather(*(checked.report() for _ in range(50)))
+    assert asked == 1
+
+
+async def test_a_lost_store_is_503_and_no_job_is_promised(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "store"
+    folder.rename(tmp_path / "elsewhere")
+    folder.write_text("no folder")
+    response = await world.client.post(f"{API}/videos/generate", json={"prompt": "p"}, headers=world.headers())
+    await error(response, 503, "SERVICE_UNAVAILABLE")
+    assert response.headers["Retry-After"]
+
+
+async def test_a_role_that_fails_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.roles.BACKOFF_FIRST_S", 0.001)
+    runs, stopped = 0, asyncio.Event()
+
+    async def role() -> None:
+        nonlocal runs
+        runs += 1
+        if runs < 4:
+            raise RuntimeError("broken")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    metrics = Metrics()
+    roles = Roles({"role": role}, metrics)
+    roles.start()
+
+    async def back() -> bool | None:
+        return runs == 4 or None
+
+    await until(back)
+    await roles.stop()
+    assert stopped.is_set()
+    assert metrics.registry.get_sample_value("t2m_role_crashes_total", {"role": "role"}) == 3
+
+
+async def test_an_embedded_gateway_takes_up_what_the_last_one_left(open_world: OpenWorld) -> None:
+    first = await open_world()
+    job_id = await first.generate()
+
+    async def sent(times: int) -> bool | None:
+        page = await (await first.client.get("/metrics")).text()
+        return f't2m_dispatcher_sends_total{{model="tiny",outcome="confirmed"}} {times}.0' in page or None
+
+    await until(lambda: sent(1))
+    await first.client.close()
+    second = await open_world()
+    await second.work(second.worker.complete, job_id)
+    assert (await second.reached(job_id, "completed"))["progress"] == 100
+
+
+async def test_a_gateway_without_the_api_role_answers_health_and_metrics_only(
+    open_world: OpenWorld, settings: Settings
+) -> None:
+    roles = settings.gateway.model_copy(update={"roles": ("dispatcher", "projector")})
+    world = await open_world(settings.model_copy(update={"gateway": roles}))
+    assert (await world.client.get(f"{API}/system/health")).status == 200
+    assert (await world.client.get("/metrics")).status == 200
+    assert (await world.get("/jobs/x")).status == 404
+    assert (await world.client.post(f"{API}/videos/generate", headers=world.headers())).status == 404
+
+
+SERVE = """
+import sys
+from pathlib import Path
+from config.catalogue import Catalogue
+from config.settings import load
+from gateway.app import create_app
+from gateway.serve import run
+from pipeline.broker import open_broker
+from pipeline.bus.factory import open_subscriber
+from pipeline.bus.memory import MemoryBus
+from pipeline.store.factory import open_store
+
+settings, bus = load(data_dir=Path(sys.argv[1]), gateway={"port": 0}), MemoryBus()
+app = create_app(settings, store=open_store(settings), broker=open_broker(settings), catalogue=Catalogue.load(),
+                 subscribe=lambda: open_subscriber(settings, memory=bus))
+run(app, settings, lambda url: print(url, flush=True))
+print("stopped", flush=True)
+"""
+
+
+class Process:
+    """An embedded gateway without workers, as a process of its own."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SERVE, str(data_dir)], stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+        assert self.process.stdout is not None
+        self.url = next(line.strip() for line in self.process.stdout if line.startswith("http://"))
+
+    @property
+    def headers(self) -> dict[str, str]:
+        settings = Settings(data_dir=self.data_dir)
+        return {"Authorization": f"Bearer {LocalAuthenticator.open(settings).issue('ada', Role.USER)}"}
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(20)
+
+
+def test_sigterm_lets_answers_finish_and_ends_in_order(tmp_path: Path) -> None:
+    gateway = Process(tmp_path)
+    assert requests.get(f"{gateway.url}{API}/system/health", timeout=20).status_code == 200
+    os.kill(gateway.process.pid, signal.SIGTERM)
+    assert gateway.process.stdout is not None
+    assert "stopped" in gateway.process.stdout.read()
+    assert gateway.process.wait(20) == 0
+
+
+def test_jobs_accepted_before_a_kill_are_there_after_it(tmp_path: Path) -> None:
+    gateway = Process(tmp_path)
+    accepted = []
+    for n in range(20):
+        body = {"prompt": f"clip {n}"}
+        answer = requests.post(f"{gateway.url}{API}/videos/generate", json=body, headers=gateway.headers, timeout=20)
+        accepted.append(answer.json()["data"]["job_id"])
+    gateway.kill()
+    again = Process(tmp_path)
+    try:
+        for job_id in accepted:
+            answer = requests.get(f"{again.url}{API}/jobs/{job_id}", headers=again.headers, timeout=20)
+            assert answer.json()["data"]["status"] == "processing"
+    finally:
+        again.kill()
+
+
+def test_the_documents_python_example_runs(tmp_path: Path) -> None:
+    gateway = Process(tmp_path)
+    example = textwrap.dedent(
+        """
+        import requests
+
+        headers = {"Authorization": "Bearer your-token-here"}
+        base_url = "https://api.example.com/api/v1"
+
+        # Generate video
+        job_data = {
+            "prompt": "A beautiful sunset over mountains",
+            "duration": 10,
+            "quality": "1080p"
+        }
+        response = requests.post(f"{base_url}/videos/generate", headers=headers, json=job_data)
+        job = response.json()
+        job_id = job['data']['job_id']
+        print(f"Video generation started: {job_id}")
+
+        # Check status
+        response = requests.get(f"{base_url}/videos/{job_id}/status", headers=headers)
+        status = response.json()
+        print(f"Job status: {status['data']['status']} ({status['data']['progress']}%)")
+        """
+    )
+    token = gateway.headers["Authorization"].removeprefix("Bearer ")
+    code = example.replace("your-token-here", token).replace("https://api.example.com", gateway.url)
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    finally:
+        gateway.kill()
+    started, status = done.stdout.splitlines()
+    assert started.startswith("Video generation started: job_")
+    assert status == "Job status: processing (0%)"
+
+
+def test_what_prevents_a_start_is_said_in_one_line(t2m_settings: Callable[..., Settings]) -> None:
+    catalogue = Catalogue.load()
+    settings = t2m_settings(
+        broker={"url": "amqp://127.0.0.1:1/"}, database={"url": "postgresql+asyncpg://t2m@127.0.0.1:1/none"}
+    )
+    with pytest.raises(DatabaseError, match=r"database\.url"):
+        run_gateway(settings, catalogue)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        settings = t2m_settings(broker={"url": "amqp://127.0.0.1:1/"}, gateway={"port": port, "roles": ["api"]})
+        with pytest.raises(AddressError, match=str(port)):
+            run_gateway(settings, catalogue)
