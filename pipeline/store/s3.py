@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 from uuid import uuid4
+from xml.etree.ElementTree import ParseError
 
 import urllib3
 from minio import Minio
@@ -189,7 +190,8 @@ class S3Store:
             self._client.remove_object(self._bucket, check_key(key))
 
     def probe(self) -> None:
-        """See `ObjectStore.probe`."""
+        """See `ObjectStore.probe`. Lists first: some servers make a missing bucket with the first write."""
+        next(self.list("probe/"), None)
         check_conditions(self)
 
     def _write(self, key: str, data: bytes, headers: dict[str, str], lost: PipelineError) -> str:
@@ -301,7 +303,7 @@ class S3Store:
         except ServerError as error:
             kind = StoreFull if error.status_code == 507 else StoreError
             raise kind(f"The object store at {self._endpoint} fails: {error}.") from error
-        except MinioException as error:
+        except (MinioException, ValueError, ParseError) as error:
             raise StoreError(
                 f"{self._endpoint} does not answer like an S3 server.", remedy="Check `store.endpoint`."
             ) from error
