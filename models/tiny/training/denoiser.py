@@ -6,6 +6,7 @@ how a long film goes on. The schedule runs by wall clock.
 """
 
 import math
+import signal
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from models.tiny.training.export import export
 from models.tiny.training.latents import Cache, choose, normalised
 from models.tiny.training.optimise import Average, Optimizers, schedule
 
-BATCH = 32
+BATCH = 16
 TEXT_LENGTH = 24  # tokens in training; the pipeline pads to TEXT_PADDED
 TEXT_PADDED = 512
 WINDOW = 5  # latents
@@ -97,6 +98,33 @@ def motion_weights(window: Tensor) -> Tensor:
     return weights / weights.mean(dim=(2, 3, 4), keepdim=True)
 
 
+class Threads:
+    """Picks the number of threads by trying: on cores that others use too, one is often faster than two.
+
+    Each step of a parallel loop waits for its slowest thread, and a niced thread that shares its core with other
+    work is slow. Of every twelve steps two are done with the other choice, to notice when that changes.
+    """
+
+    def __init__(self) -> None:
+        self.most = torch.get_num_threads()
+        self.seconds = dict.fromkeys((1, self.most), 0.0)
+        self.current = self.most
+
+    def best(self) -> int:
+        """The faster choice so far; one that was never tried counts as fastest."""
+        return min(self.seconds, key=self.seconds.__getitem__)
+
+    def choose(self, step: int) -> None:
+        """Set the number of threads for a step."""
+        self.current = self.best() if step % 12 > 1 else (1 if self.best() == self.most else self.most)
+        torch.set_num_threads(self.current)
+
+    def took(self, seconds: float) -> None:
+        """Learn how long a step took with the current choice."""
+        known = self.seconds[self.current]
+        self.seconds[self.current] = 0.7 * known + 0.3 * seconds if known else seconds
+
+
 class Trainer:
     """State of one training run, its steps and its checkpoints."""
 
@@ -161,12 +189,19 @@ class Trainer:
         error = (made.float() - (noise - window)).pow(2) * motion_weights(window)
         return error[:, :, prefix:].mean()
 
-    def train(self, minutes: float, export_every_s: float = 480, grow: int = 1, most: int = 20_000) -> Path:
-        """Train for `minutes` of wall clock in all; the cache grows by `grow` clips a step up to `most`."""
+    def train(self, minutes: float, export_every_s: float = 480, grow_every: int = 3, most: int = 20_000) -> Path:
+        """Train for `minutes` of wall clock in all; the cache grows by a clip every few steps, up to `most`.
+
+        A SIGTERM ends the training after the step it is in, with its checkpoint written.
+        """
         last, kept_at, total, seen = time.monotonic(), self.spent_s, 0.0, 0
-        while self.spent_s < minutes * 60:
-            if len(self.cache.entries) < most:
-                self.cache.grow(grow)
+        threads = Threads()
+        stopped: list[int] = []
+        signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+        while self.spent_s < minutes * 60 and not stopped:
+            threads.choose(self.step)
+            if len(self.cache.entries) < most and self.step % grow_every == 0:
+                self.cache.grow(1)
             loss = self.loss()
             loss.backward()
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -178,10 +213,12 @@ class Trainer:
             self.step += 1
             total, seen = total + loss.item(), seen + 1
             now = time.monotonic()
+            threads.took(now - last)
             self.spent_s, last = self.spent_s + now - last, now
             if self.step % 25 == 0:
                 clips = len(self.cache.entries)
-                self.log.row(step=self.step, spent_s=self.spent_s, loss=total / seen, grad_norm=float(norm), clips=clips)
+                self.log.row(step=self.step, spent_s=self.spent_s, loss=total / seen, grad_norm=float(norm), clips=clips,
+                             threads=threads.best())
                 total, seen = 0.0, 0
             if self.spent_s - kept_at > export_every_s:
                 self.save()

@@ -16,16 +16,16 @@ from torch import Tensor, nn
 QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Bring the singular values of a matrix (rows, columns) near one."""
+def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Bring the singular values of a stack of matrices (..., rows, columns) near one."""
     a, b, c = QUINTIC
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = (x / (x.norm() + 1e-7)).bfloat16()
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16()
     for _ in range(steps):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.T if tall else x).float()
+    return (x.mT if tall else x).float()
 
 
 class Muon(torch.optim.Optimizer):
@@ -36,20 +36,25 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """Move every parameter that has a gradient."""
+        """Move every parameter that has a gradient; those of one shape are orthogonalised together."""
         for group in self.param_groups:
+            alike: dict[tuple[int, int], list[nn.Parameter]] = {}
             for param in group["params"]:
-                if param.grad is None:
-                    continue
-                state = self.state[param]
-                if "momentum" not in state:
-                    state["momentum"] = torch.zeros_like(param)
-                state["momentum"].mul_(group["momentum"]).add_(param.grad)
-                ahead = param.grad + group["momentum"] * state["momentum"]
-                matrix = ahead.reshape(ahead.shape[0], -1)
-                update = orthogonal(matrix) * (0.2 * math.sqrt(max(matrix.shape)))
-                param.mul_(1 - group["lr"] * group["decay"])
-                param.add_(update.reshape(param.shape).to(param.dtype), alpha=-group["lr"])
+                if param.grad is not None:
+                    alike.setdefault((param.shape[0], param[0].numel()), []).append(param)
+            for shape, params in alike.items():
+                updates = orthogonal(torch.stack([self._ahead(param, group["momentum"]).reshape(shape) for param in params]))
+                for param, update in zip(params, updates * (0.2 * math.sqrt(max(shape))), strict=True):
+                    param.mul_(1 - group["lr"] * group["decay"])
+                    param.add_(update.reshape(param.shape).to(param.dtype), alpha=-group["lr"])
+
+    def _ahead(self, param: nn.Parameter, momentum: float) -> Tensor:
+        """The gradient with Nesterov's momentum."""
+        state = self.state[param]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(param)
+        state["momentum"].mul_(momentum).add_(param.grad)
+        return param.grad + momentum * state["momentum"]
 
 
 class Optimizers:
