@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from sentencepiece import SentencePieceTrainer
 
+from config.settings import ModelSettings
+from models import loader
 from models.contract import ClipSpec
 from models.families.cogvideox import stream_decode
 from models.families.wan import WanStreamDecoder
 from models.model import LoadedModel
+from models.weights import write_lock
 from tests.unit.models import shrunken, shrunken_others
 
 Models = Callable[[str], LoadedModel]
@@ -169,3 +175,31 @@ def test_cogvideox_streaming_decode_is_bit_equal(frames: int) -> None:
     pieces = list(stream_decode(vae, latents))
     assert torch.equal(torch.cat(pieces, dim=2), whole)
     assert len(pieces) == max(1, frames // 2)
+
+
+def test_cogvideox_reads_the_tokenizer_of_its_repository(tmp_path: Path) -> None:
+    """Its repository has a SentencePiece model and no tokenizer.json, so loading needs `sentencepiece` installed."""
+    entry = shrunken.entry("cogvideox", name="sentencepiece", flow_shift=None)
+    folder = shrunken.save(shrunken_others.cogvideox(), entry, tmp_path)
+    (folder / "tokenizer/tokenizer.json").unlink()
+    text = tmp_path / "text.txt"
+    text.write_text("a red ball over the blue sky\ndark hills and a panda\n" * 50)
+    SentencePieceTrainer.train(
+        input=str(text),
+        model_prefix=str(folder / "tokenizer/spiece"),
+        vocab_size=26,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+    )
+    settings = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "model_max_length": 226}
+    (folder / "tokenizer/tokenizer_config.json").write_text(json.dumps(settings))
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"tokenizer": ["transformers", "T5Tokenizer"]}))
+    write_lock(folder, entry.source, entry.revision)
+    model = loader.load(entry, ModelSettings(weights=str(tmp_path), device="cpu"))
+    tokenizer = model._family.pipeline.tokenizer  # type: ignore[attr-defined]
+    tokens = tokenizer("a red ball").input_ids
+    assert tokenizer.unk_token_id not in tokens
+    assert len(set(tokens)) > 4
