@@ -99,18 +99,34 @@ def retimed(video: Any, source: Source, fps: int, frames: int) -> Any:  # noqa: 
     """
     padded = video.filter("tpad", stop=BIDIRECTIONAL_PAD_FRAMES, stop_mode="clone")
     if fps > source.fps:
-        padded = padded.filter(
+        padded = _interpolated(padded, source, fps)
+    elif fps < source.fps:
+        padded = padded.filter("fps", fps=fps, round="up")  # frame n shows what was drawn at or before n / fps
+    return padded.filter("trim", end_frame=frames)
+
+
+def _interpolated(video: Any, source: Source, fps: int) -> Any:  # noqa: ANN401 - ffmpeg-python has no types
+    """More frames along the motion.
+
+    The picture is filled up to whole blocks, its last pixels repeated, and cut again: where a block sticks out of the
+    picture, `minterpolate` reads memory it never wrote, and equal inputs give unequal frames (FFmpeg 9.0).
+    """
+    block = 8 if min(source.width, source.height) < SMALL_BLOCK_BELOW else 16
+    across, down = -source.width % block, -source.height % block
+    return (
+        video.filter("pad", source.width + across, source.height + down)
+        .filter("fillborders", right=across, bottom=down, mode="smear")
+        .filter(
             "minterpolate",
             fps=fps,
             mi_mode="mci",  # motion-compensated, not blended
             mc_mode="aobmc",  # overlapping blocks weighted by how well they fit: no block edges
             me_mode="bilat",  # search both ways from the frame to be made: no holes behind moving things
-            mb_size=8 if min(source.width, source.height) < SMALL_BLOCK_BELOW else 16,
+            mb_size=block,
             scd="none",  # one prompt makes one shot; a false alarm would repeat frames and judder
         )
-    elif fps < source.fps:
-        padded = padded.filter("fps", fps=fps, round="up")  # frame n shows what was drawn at or before n / fps
-    return padded.filter("trim", end_frame=frames)
+        .filter("crop", source.width, source.height, 0, 0)
+    )
 
 
 def scaled(video: Any, rung: Rung) -> Any:  # noqa: ANN401 - ffmpeg-python has no types
