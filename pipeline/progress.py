@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future
 
 import structlog
 
@@ -26,11 +27,19 @@ log = structlog.get_logger(__name__)
 
 
 class Events:
-    """The events of one run of one stage; numbers them in the order they are published. Thread-safe."""
+    """The events of one run of one stage, published one after the other while the work goes on. Thread-safe.
 
-    def __init__(self, publisher: EventPublisher, message: StageMessage) -> None:
-        self._publisher, self._message = publisher, message
+    A slow bus so neither stalls a GPU nor adds its confirms to the time of a job; `flush` waits for them in the end.
+
+    Args:
+        threads: publish; shared by the runs of a process.
+    """
+
+    def __init__(self, publisher: EventPublisher, message: StageMessage, threads: Executor) -> None:
+        self._publisher, self._message, self._threads = publisher, message, threads
         self._n = 0
+        self._last: Future[None] | None = None
+        self._lost: BrokerError | None = None
         self._lock = threading.Lock()
 
     def emit(
@@ -41,7 +50,7 @@ class Events:
         level: str = "INFO",
         data: Mapping[str, Detail] | None = None,
     ) -> None:
-        """Publish one event. Raises `BrokerError`."""
+        """Publish one event soon."""
         with self._lock:
             event = Event.model_validate(
                 {
@@ -51,7 +60,34 @@ class Events:
                 }
             )  # fmt: skip
             self._n += 1
+            # The pool starts tasks in order, so the one waited for here runs already or is done.
+            self._last = self._threads.submit(self._publish, event, self._last)
+
+    def flush(self) -> None:
+        """Wait until all events are on the bus. Raises `BrokerError` if one that matters did not get there."""
+        with self._lock:
+            last = self._last
+        if last is not None:
+            last.result()
+        lost, self._lost = self._lost, None
+        if lost is not None:
+            raise lost
+
+    @property
+    def idle(self) -> bool:
+        """All events are on the bus."""
+        with self._lock:
+            return self._last is None or self._last.done()
+
+    def _publish(self, event: Event, previous: Future[None] | None) -> None:
+        if previous is not None:
+            previous.result()
+        try:
             self._publisher.publish(event)
+        except BrokerError as error:
+            log.warning("event not published", kind=str(event.kind), error=str(error))
+            if event.kind is not EventKind.PROGRESS:
+                self._lost = error
 
     def finished(self) -> None:
         """Say that the stage is done."""
@@ -71,8 +107,7 @@ class Progress:
     """A `Report` that publishes at most one event in `MIN_INTERVAL_S`, and the remaining seconds as `eta_s`.
 
     The fraction never falls. The ETA comes from the rate since the first report, so loading a model does not spoil it.
-    A message held back by the throttle goes out with the next event. A bus that cannot be reached does not stop the
-    work: the stage's closing events tell again what matters.
+    A message held back by the throttle goes out with the next event. While the bus is slow, progress is left out.
     """
 
     def __init__(self, events: Events, clock: Callable[[], float] = time.monotonic) -> None:
@@ -90,19 +125,14 @@ class Progress:
             self._fraction = max(self._fraction, min(fraction, 1.0))
             self._message = message or self._message
             self._start = self._start or (at, self._fraction)
-            if at - self._published_at < MIN_INTERVAL_S:
+            if at - self._published_at < MIN_INTERVAL_S or not self._events.idle:
                 return
             self._published_at = at
             text, self._message = self._message, ""
-            self._publish(text, {**details, **self._eta(at)})
+            data = {**details, **self._eta(at)}
+            self._events.emit(EventKind.PROGRESS, fraction=self._fraction, text=text, data=data)
 
     def _eta(self, at: float) -> dict[str, float]:
         started_at, first = self._start or (at, self._fraction)
         done = self._fraction - first
         return {"eta_s": round((at - started_at) * (1 - self._fraction) / done, 1)} if done > 0 else {}
-
-    def _publish(self, text: str, data: dict[str, Detail]) -> None:
-        try:
-            self._events.emit(EventKind.PROGRESS, fraction=self._fraction, text=text, data=data)
-        except BrokerError as error:
-            log.warning("progress not published", error=str(error))

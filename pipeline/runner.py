@@ -15,9 +15,11 @@ import hashlib
 import logging
 import os
 import tempfile
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -27,7 +29,7 @@ from structlog.contextvars import bound_contextvars
 
 from config.errors import Fault, T2MError
 from models.contract import Detail, Interrupted, Report
-from pipeline import metrics, steps
+from pipeline import keys, metrics, steps
 from pipeline.bus.base import EventPublisher
 from pipeline.cancellation import Stops, Token
 from pipeline.errors import Disconnected, ObjectMissing, OutOfRam, ScratchFull, Unexpected, WorkerLost
@@ -52,6 +54,11 @@ from stages.contract import Artifact
 TRANSFERS = 4
 """Blobs moved at a time: enough to hide a store's latency behind the many small files of HLS."""
 
+PUBLISHERS = 4
+"""Events under way at a time, each of another run: as many as a process has worker threads, and to spare."""
+CLAIMS_KEPT = 256
+"""Joins remembered: neighbours finish within seconds of each other."""
+
 Send = Callable[[StageMessage, str], None]
 """Queues a message for a job of a model; raises `BrokerError`."""
 Watch = Callable[[], AbstractContextManager[Callable[[], None]]]
@@ -74,6 +81,32 @@ class TryAgain(Exception):
     def __init__(self, error: T2MError) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+class Claims:
+    """Joins this process has sent on: neighbours that run side by side here would each see both records.
+
+    Only spares messages; across processes both may send, which is harmless.
+    """
+
+    def __init__(self) -> None:
+        self._claimed: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def claim(self, join: tuple[str, int]) -> Iterator[bool]:
+        """True for the first to come; free again if it fails."""
+        with self._lock:
+            mine = join not in self._claimed
+            self._claimed[join] = None
+            while len(self._claimed) > CLAIMS_KEPT:
+                self._claimed.popitem(last=False)
+        try:
+            yield mine
+        except BaseException:
+            with self._lock:
+                self._claimed.pop(join, None)
+            raise
 
 
 class Runner:
@@ -100,7 +133,9 @@ class Runner:
         self._jobs, self._publisher, self._send = jobs, publisher, send
         self._functions, self._scratch, self._watch = functions, scratch, watch
         self.stops = stops or Stops()
+        self._joins = Claims()
         self._transfers = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="transfer")
+        self._publishing = ThreadPoolExecutor(PUBLISHERS, thread_name_prefix="events")
         publisher.on_cancel(self.stops.hurry)
 
     def run(self, message: StageMessage, retries_left: int = 0, redelivered: bool = False) -> None:
@@ -125,21 +160,28 @@ class Runner:
         metrics.ERRORS.labels(message.stage, _code(error)).inc()
         failure = Failure(stage=message.stage, code=_code(error), message=error.message, remedy=error.remedy)
         final = Final(job_id=message.job_id, status=Status.FAILED, at=now(), failure=failure)
-        self._decide(final, events or Events(self._publisher, message))
+        events = events or self._events(message)
+        self._decide(final, events)
+        events.flush()
+
+    def _events(self, message: StageMessage) -> Events:
+        return Events(self._publisher, message, self._publishing)
 
     def _handle(self, message: StageMessage, retries_left: int, redelivered: bool) -> str:
-        events = Events(self._publisher, message)
+        events = self._events(message)
         try:
             try:
-                return self._run(message, events, redelivered)
+                outcome = self._run(message, events, redelivered)
             except Interrupted as interrupted:
-                return self._interrupted(message, interrupted, events)
+                outcome = self._interrupted(message, interrupted, events)
+            events.flush()
+            return outcome
         except Exception as error:  # noqa: BLE001 - whatever a stage throws ends up in `final`, never in a lost message
             return self._failed(message, translated(error), retries_left, events)
 
     def _run(self, message: StageMessage, events: Events, redelivered: bool) -> str:
-        final = self._jobs.final(message.job_id)
-        if final is not None:
+        present = self._look(message)
+        if keys.final(message.job_id) in present and (final := self._jobs.final(message.job_id)):
             events.close(final)
             return "decided"
         try:
@@ -151,12 +193,20 @@ class Runner:
             self._count_loss(message)
         if message.stage is Stage.PUBLISH:
             return self._publish(message, request, events)
-        found = self._jobs.record(message.job_id, message.stage)
-        if found is None:
+        done = keys.record(message.job_id, message.stage) in present
+        if not done:
             self._jobs.commit(self._work(message, request, self._upstream(message), events))
         events.finished()
         self._hand_on(message, request)
-        return "done" if found is None else "skipped"
+        return "skipped" if done else "done"
+
+    def _look(self, message: StageMessage) -> frozenset[str]:
+        """What there is of the job; meanwhile the words the stage will need are read into memory."""
+        reads = [self._transfers.submit(read) for read in self._jobs.unread(message.job_id, CHAIN[message.stage].reads)]
+        try:
+            return self._jobs.present(message.job_id)
+        finally:
+            wait(reads)  # an error of theirs comes again where the word is needed
 
     def _count_loss(self, message: StageMessage) -> None:
         """Bound how many workers a job may take down with it. Raises `WorkerLost`."""
@@ -193,14 +243,13 @@ class Runner:
 
     def _work(self, message: StageMessage, request: JobRequest, records: Records, events: Events) -> StageRecord:
         """Do what the stage does; returns the record that is to be created."""
-        events.emit(EventKind.STARTED, fraction=0.0)
         started = time.monotonic()
         with (
             self._watch() as alive,
             Token(self._jobs, request.job_id, self.stops, alive) as token,
             self._folder() as at,
         ):
-            inputs = self._fetch(self._inputs(message.stage, request, records), at / "in")
+            inputs = self._fetch(self._inputs(message.stage, request, records), at / "in", events)
             out = at / "out"
             out.mkdir()
             report = _measured(Progress(events), request.model, alive)
@@ -227,11 +276,14 @@ class Runner:
         step = CHAIN[stage]
         return [steps.output(records[step.reads[0]], name) for name in step.inputs(request)]
 
-    def _fetch(self, refs: list[ArtifactRef], folder: Path) -> list[tuple[str, Path, str]]:
-        """Download blobs; returns (name, local path, digest) of each."""
+    def _fetch(self, refs: list[ArtifactRef], folder: Path, events: Events) -> list[tuple[str, Path, str]]:
+        """Download blobs, and meanwhile say that the stage started; returns (name, local path, digest) of each."""
         folder.mkdir()
         fetched = [(ref.name, folder / ref.name, ref.digest) for ref in refs]
-        self._side_by_side(lambda ref: self._jobs.store.fetch(ref, folder / ref.name), refs)
+        fetches = [self._transfers.submit(self._jobs.store.fetch, ref, folder / ref.name) for ref in refs]
+        events.emit(EventKind.STARTED, fraction=0.0)
+        for fetch in fetches:
+            fetch.result()
         metrics.STORE_BYTES.labels("down").inc(sum(ref.size for ref in refs))
         return fetched
 
@@ -260,9 +312,10 @@ class Runner:
         step = CHAIN[message.stage]
         if step.joins is not None and not self._jobs.has_record(message.job_id, step.joins):
             return  # the neighbour sees both records when it has written its own
-        for stage in step.follows:
-            following = message.model_copy(update={"stage": stage, "hop": 0, "sent_at": now()})
-            self._send(following, request.model)
+        with self._joins.claim((message.job_id, message.epoch)) if step.joins else nullcontext(True) as mine:
+            for stage in step.follows if mine else ():
+                following = message.model_copy(update={"stage": stage, "hop": 0, "sent_at": now()})
+                self._send(following, request.model)
 
     def _interrupted(self, message: StageMessage, interrupted: Interrupted, events: Events) -> str:
         if interrupted.reason == "drain":
@@ -280,10 +333,10 @@ class Runner:
         log.log(level, "stage failed", error=str(error), code=_code(error), retries_left=retries_left, exc_info=error)
         if passing and retries_left > 0:
             metrics.ERRORS.labels(message.stage, _code(error)).inc()
+            text = f"{error.message} Trying again."
+            events.emit(EventKind.LOG, text=text, level="WARNING", data={"code": _code(error)})
             with suppress(T2MError):
-                events.emit(
-                    EventKind.LOG, text=f"{error.message} Trying again.", level="WARNING", data={"code": _code(error)}
-                )
+                events.flush()
             raise TryAgain(error)
         try:
             self.fail(message, error, events)

@@ -72,6 +72,11 @@ def small_functions(settings: Settings, catalogue: Catalogue) -> Functions:
     return SMALL
 
 
+def silent_functions(settings: Settings, catalogue: Catalogue) -> Functions:
+    """For benchmarks: a render that has no steps to report."""
+    return SMALL | {Stage.RENDER: lambda work: Made(write(work, "mezzanine.mov"), {"frames": 17})}
+
+
 def prompted_functions(settings: Settings, catalogue: Catalogue) -> Functions:
     """For worker children: the prompt says how the render behaves, each once per data folder where it ends badly."""
     return SMALL | {Stage.RENDER: lambda work: prompted_render(work, settings.data_dir)}
