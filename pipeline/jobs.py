@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -49,13 +48,6 @@ class Jobs:
     def present(self, job_id: str) -> frozenset[str]:
         """Keys of all objects of a job: in one request, what asking for verdict and records would take several."""
         return frozenset(info.key for info in self.store.list(f"jobs/{job_id}/"))
-
-    def unread(self, job_id: str, stages: Iterable[Stage]) -> list[Callable[[], object]]:
-        """Reads of the request and of these records that are not in memory yet; they may run side by side."""
-        reads: dict[str, Callable[[], object]] = {keys.request(job_id): partial(self.request, job_id)}
-        reads |= {keys.record(job_id, stage): partial(self.record, job_id, stage) for stage in stages}
-        with self._lock:
-            return [read for key, read in reads.items() if key not in self._known]
 
     def record(self, job_id: str, stage: Stage) -> StageRecord | None:
         """The record of a finished stage, None before. Raises `RecordUnreadable`."""

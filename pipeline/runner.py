@@ -1,7 +1,7 @@
 """Runs one stage of one job, whatever brought the message. Knows the store and the bus, but no broker.
 
-    final there?   say so again, stop
-    record there?  skip the work
+    final there?   say so again, stop            } not asked when the message was sent
+    record there?  skip the work                 } less than a second ago
     else           fetch inputs, run the stage's function, store its outputs, create the record
     then           emit `finished`, send what follows; publish creates `final` in place of a record
 
@@ -19,7 +19,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -31,7 +31,7 @@ from config.errors import Fault, T2MError
 from models.contract import Detail, Interrupted, Report
 from pipeline import keys, metrics, steps
 from pipeline.bus.base import EventPublisher
-from pipeline.cancellation import Stops, Token
+from pipeline.cancellation import CHECK_INTERVAL_S, Stops, Token
 from pipeline.errors import Disconnected, ObjectMissing, OutOfRam, ScratchFull, Unexpected, WorkerLost
 from pipeline.jobs import Jobs
 from pipeline.progress import Events, Progress
@@ -180,7 +180,7 @@ class Runner:
             return self._failed(message, translated(error), retries_left, events)
 
     def _run(self, message: StageMessage, events: Events, redelivered: bool) -> str:
-        present = self._look(message)
+        present = frozenset[str]() if _fresh(message, redelivered) else self._jobs.present(message.job_id)
         if keys.final(message.job_id) in present and (final := self._jobs.final(message.job_id)):
             events.close(final)
             return "decided"
@@ -199,14 +199,6 @@ class Runner:
         events.finished()
         self._hand_on(message, request)
         return "skipped" if done else "done"
-
-    def _look(self, message: StageMessage) -> frozenset[str]:
-        """What there is of the job; meanwhile the words the stage will need are read into memory."""
-        reads = [self._transfers.submit(read) for read in self._jobs.unread(message.job_id, CHAIN[message.stage].reads)]
-        try:
-            return self._jobs.present(message.job_id)
-        finally:
-            wait(reads)  # an error of theirs comes again where the word is needed
 
     def _count_loss(self, message: StageMessage) -> None:
         """Bound how many workers a job may take down with it. Raises `WorkerLost`."""
@@ -355,6 +347,16 @@ class Runner:
             return self._jobs.request(job_id).model
         except T2MError:
             return "unknown"
+
+
+def _fresh(message: StageMessage, redelivered: bool) -> bool:
+    """Whether a message comes for the first time, and so soon that a look at the job can show nothing of use.
+
+    A verdict of the last second would be noticed no later than by `Token`, and work that a record could spare took less
+    than that second. Whatever was missed, records and `final` are still created only once.
+    """
+    age_s = (now() - message.sent_at).total_seconds()
+    return age_s < CHECK_INTERVAL_S and message.epoch == 1 and message.hop == 0 and not redelivered
 
 
 def translated(error: Exception) -> T2MError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 from pipeline.cancellation import Stops
@@ -71,5 +72,7 @@ class Bench:
             self.runner.run(self.sent.pop(0))
 
 
-def message(request: JobRequest, stage: Stage = Stage.RENDER) -> StageMessage:
-    return StageMessage(job_id=request.job_id, stage=stage, trace_id=request.trace_id, sent_at=now())
+def message(request: JobRequest, stage: Stage = Stage.RENDER, age_s: float = 5.0) -> StageMessage:
+    """A message that was sent `age_s` ago; a younger one than a second is taken for the first of its kind."""
+    sent_at = now() - timedelta(seconds=age_s)
+    return StageMessage(job_id=request.job_id, stage=stage, trace_id=request.trace_id, sent_at=sent_at)

@@ -16,6 +16,12 @@ from pipeline.vocabulary import EventKind, JobRequest, Stage, Status
 from tests.small_stages import SMALL, encode, job, metadata, render, thumbnails, write
 from tests.unit.pipeline.recording import Bench, message
 
+EXPECTED = {
+    Stage.RENDER: [Stage.ENCODE],
+    Stage.ENCODE: [Stage.THUMBNAILS, Stage.METADATA],
+    Stage.THUMBNAILS: [],
+    Stage.METADATA: [Stage.PUBLISH],
+}
 PUBLISHED = ["720p.mp4", "1080p.mp4", "poster-small.jpg", "metadata.json", "manifest.json"]
 
 
@@ -84,6 +90,25 @@ def test_a_message_after_the_verdict_only_says_it_again(bench: Bench, request_: 
         bench.runner.run(message(request_, stage))
     assert bench.bus.kinds() == [EventKind.COMPLETED] * 5
     assert bench.sent == []
+
+
+def test_fresh_duplicates_of_every_message_end_in_the_same_records(bench: Bench, request_: JobRequest):
+    for stage in Stage:
+        for _ in range(2):
+            bench.another(SMALL).run(message(request_, stage, age_s=0))
+        if stage is not Stage.PUBLISH:
+            assert [s.stage for s in bench.sent] == 2 * EXPECTED[stage]
+            bench.sent.clear()
+    final = bench.jobs.final(request_.job_id)
+    assert final is not None and [ref.name for ref in final.artifacts] == PUBLISHED
+    assert bench.bus.kinds(Stage.PUBLISH)[-1] is EventKind.COMPLETED
+
+
+@pytest.mark.parametrize("changes", [{"hop": 1}, {"epoch": 2}])
+def test_a_message_that_was_handed_on_is_never_taken_for_fresh(bench: Bench, request_: JobRequest, changes: dict):
+    bench.jobs.cancel(request_.job_id, "user_1")
+    bench.runner.run(message(request_, age_s=0).model_copy(update=changes))
+    assert bench.bus.kinds() == [EventKind.CANCELLED]
 
 
 def test_the_loser_of_a_race_adopts_the_record_of_the_winner(bench: Bench, request_: JobRequest):
