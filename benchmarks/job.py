@@ -96,7 +96,7 @@ def bare(request: JobRequest, catalogue: Catalogue, settings: Settings, out: Pat
 def embedded(request: JobRequest, runtime: EmbeddedRuntime) -> None:
     """The job through the whole embedded pipeline."""
     runtime.submit(request)
-    while (final := runtime.final(request.job_id)) is None:
+    while (final := runtime.jobs.final(request.job_id)) is None:
         time.sleep(0.02)
     if final.status is not Status.COMPLETED:
         raise SystemExit(f"the job {final.status}: {final.failure}")
