@@ -17,6 +17,7 @@ from gateway.database import migrate
 from gateway.database.engine import Database
 from gateway.dispatcher import Dispatcher
 from gateway.errors import DatabaseError
+from gateway.links import BASE_PATH
 from gateway.media import Media
 from gateway.metrics import Metrics
 from gateway.projector import Projector
@@ -26,8 +27,6 @@ from gateway.validation import MAX_BODY
 from pipeline.bus.base import EventSubscriber
 from pipeline.jobs import Jobs
 from pipeline.store.base import ObjectStore
-
-BASE_PATH = "/api/v1"
 
 
 def create_app(

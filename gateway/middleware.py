@@ -15,12 +15,13 @@ from gateway.auth.base import TokenExpiredError, TokenInvalidError
 from gateway.context import GATEWAY, PRINCIPAL, REQUEST_ID
 from gateway.envelope import failure
 from gateway.errors import ApiError, Code, translate
+from gateway.links import BASE_PATH, client_address
 
 log = structlog.get_logger(__name__)
 
 HEADER = "X-Request-ID"
 ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-PUBLIC = {"/api/v1/system/health", "/metrics"}
+PUBLIC = {f"{BASE_PATH}/system/health", "/metrics"}
 """Routes that need no token; every other route does, so that a new one is safe by default."""
 UNKNOWN_ROUTE = "unknown"
 
@@ -50,7 +51,14 @@ async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
     method = request.method if route != UNKNOWN_ROUTE else "any"
     metrics.requests.labels(method, route, response.status).inc()
     metrics.latency.labels(method, route).observe(seconds)
-    log.info("request", method=request.method, route=route, status=response.status, seconds=round(seconds, 4))
+    log.info(
+        "request",
+        method=request.method,
+        route=route,
+        status=response.status,
+        seconds=round(seconds, 4),
+        client=client_address(request, request.app[GATEWAY].settings.gateway.trusted_proxies),
+    )
     return response
 
 

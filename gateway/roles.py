@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 
+from config.errors import T2MError
 from gateway.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -15,6 +17,9 @@ log = structlog.get_logger(__name__)
 BACKOFF_FIRST_S, BACKOFF_LONGEST_S = 0.5, 15.0
 STEADY_S = 60.0
 """A role that ran this long starts again at the first backoff."""
+
+EXPECTED = (T2MError, OSError, DBAPIError)
+"""A part is away; a stack trace would say no more."""
 
 Role = Callable[[], Awaitable[None]]
 
@@ -48,7 +53,8 @@ class Roles:
                 log.warning("role ended", role=name)
             except Exception as error:
                 self._metrics.role_crashes.labels(name).inc()
-                log.error("role failed", role=name, error=repr(error), exc_info=error, pause_s=pause)
+                trace = None if isinstance(error, EXPECTED) else error
+                log.error("role failed", role=name, error=str(error) or repr(error), exc_info=trace, pause_s=pause)
             steady = asyncio.get_running_loop().time() - began > STEADY_S
             pause = BACKOFF_FIRST_S if steady else min(2 * pause, BACKOFF_LONGEST_S)
             await asyncio.sleep(pause)

@@ -30,6 +30,8 @@ ALGORITHM = "EdDSA"
 ISSUER = AUDIENCE = "t2m"
 CLAIMS = ["sub", "role", "iat", "exp"]
 KEY_FILE = "auth-key.pem"
+MAX_USER = 255
+"""Characters of a user's name, as many as the database has room for."""
 
 
 class LocalAuthenticator:
@@ -52,7 +54,7 @@ class LocalAuthenticator:
         return cls(settings.auth.key_file or settings.data_dir / KEY_FILE)
 
     def issue(self, user: str, role: Role = Role.USER, expires: timedelta = timedelta(hours=1)) -> str:
-        """A token for `user`, whose e-mail counts as verified."""
+        """A token for `user` (at most `MAX_USER` characters), whose e-mail counts as verified."""
         at = now()
         claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": user, "iat": at, "exp": at + expires}
         return jwt.encode(claims | {"role": role, "email_verified": True}, self._key, algorithm=ALGORITHM)
@@ -76,8 +78,8 @@ class LocalAuthenticator:
 
 
 def _principal(claims: dict[str, Any]) -> Principal:
-    if not claims["sub"]:
-        raise ValueError("a token for nobody")
+    if not 0 < len(claims["sub"]) <= MAX_USER or "\x00" in claims["sub"]:
+        raise ValueError("a token for nobody the database can name")
     return Principal(claims["sub"], Role(claims["role"]), claims.get("email_verified") is True)
 
 

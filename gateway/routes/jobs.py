@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from aiohttp import web
@@ -16,10 +17,14 @@ from pipeline.vocabulary import ArtifactRef, Failure, JobRequest, Status
 
 routes = web.RouteTableDef()
 
+JOB_ID = re.compile(r"job_[0-9a-f]{32}")
+
 
 async def owned(request: web.Request) -> Job:
     """The job of the path. Raises `ApiError` 404 if there is none or it is another user's."""
     job_id = request.match_info["job_id"]
+    if JOB_ID.fullmatch(job_id) is None:  # what the database may not even be able to compare
+        raise not_found("Job", job_id)
     async with request.app[GATEWAY].database.read() as connection:
         job = await jobs.find(connection, job_id, request[PRINCIPAL].user_id)
     if job is None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
+from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.context import GATEWAY, Gateway
 from gateway.database import jobs
@@ -25,9 +28,12 @@ async def health(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """The exposition; how many jobs wait is counted at the moment."""
+    """The exposition; how many jobs wait is counted at the moment, and left out while the database is away."""
     gateway = request.app[GATEWAY]
-    await _count_jobs(gateway)
+    gateway.metrics.waiting.clear()
+    gateway.metrics.in_flight.clear()
+    with suppress(SQLAlchemyError, OSError):
+        await _count_jobs(gateway)
     return web.Response(body=gateway.metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

@@ -11,6 +11,7 @@ from gateway.database import jobs
 from gateway.database.jobs import Job
 from gateway.envelope import success, timestamp
 from gateway.errors import ApiError, Code
+from gateway.links import link
 from gateway.renditions import rung, top
 from gateway.routes.jobs import error_view, files, owned
 from gateway.validation import choice, flag, json_object
@@ -49,7 +50,7 @@ async def generate(request: web.Request) -> web.Response:
         "progress": 0,
         "created_at": timestamp(job.created_at),
     }
-    location = f"/api/v1/videos/{job.job_id}/status"
+    location = link(gateway.settings, f"/videos/{job.job_id}/status")
     return success(data, "Video generation job created", status=202, headers={"Location": location})
 
 

@@ -17,6 +17,12 @@ from tests.unit.gateway.test_api import (
     test_metadata_is_that_of_the_verdict,
     test_metrics_count_requests_jobs_and_events,
     test_status_follows_the_events,
+    test_what_cannot_be_a_job_id_is_not_found,
+)
+from tests.unit.gateway.test_examples import (
+    test_the_curl_examples,
+    test_the_javascript_example_polls_until_the_end,
+    test_the_python_example,
 )
 from tests.unit.gateway.test_media import (
     test_a_client_that_leaves_breaks_nothing,
@@ -49,8 +55,12 @@ __all__ = [
     "test_metrics_count_requests_jobs_and_events",
     "test_ranges_are_slices",
     "test_status_follows_the_events",
+    "test_the_curl_examples",
+    "test_the_javascript_example_polls_until_the_end",
+    "test_the_python_example",
     "test_the_whole_file_with_its_headers",
     "test_variants_are_the_files_of_their_names",
+    "test_what_cannot_be_a_job_id_is_not_found",
     "world",
 ]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 from datetime import datetime
 from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
+from gateway.database.engine import Database
 from pipeline.vocabulary import EventKind, Stage
 from tests.unit.gateway.support import API, MEDIA, World, until
 
@@ -118,6 +121,12 @@ async def test_an_unknown_job_and_another_users_look_the_same(world: World, path
         told = await error(await world.get(path.format(job_id)), 404, "RESOURCE_NOT_FOUND")
         assert told["message"] == "Job not found"
         assert told["details"] == f"Job with ID '{job_id}' does not exist or you don't have access"
+
+
+async def test_what_cannot_be_a_job_id_is_not_found(world: World) -> None:
+    for job_id in ("%00", "job_%00", "x" * 3000, "JOB_1", "%F0%9F%8E%AC", "..%2F..", "'--"):
+        response = await world.client.get(URL(f"{API}/jobs/{job_id}", encoded=True), headers=world.headers())
+        await error(response, 404, "RESOURCE_NOT_FOUND")
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/videos", "/jobs/a/b", "/videos/%2e%2e/status/x"])
@@ -232,6 +241,23 @@ async def test_metrics_count_requests_jobs_and_events(world: World) -> None:
     assert "t2m_projector_lag_seconds_bucket" in page
     assert 't2m_database_connections{state="used"}' in page
     assert UNKNOWN not in page
+
+
+async def test_metrics_follow_prometheus_rules(world: World) -> None:
+    await world.completed()
+    page = await (await world.client.get("/metrics")).read()
+    checked = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, timeout=60)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+async def test_metrics_need_no_database(world: World) -> None:
+    await world.completed()
+    world.gateway.database = Database("postgresql+asyncpg://t2m@127.0.0.1:1/none")
+    response = await world.client.get("/metrics")
+    page = await response.text()
+    assert response.status == 200
+    assert "t2m_http_requests_total{" in page
+    assert "t2m_jobs_waiting{" not in page
 
 
 async def test_events_of_unknown_jobs_are_dropped(world: World) -> None:

@@ -80,6 +80,7 @@ def forged(local: LocalAuthenticator, **changes: object) -> list[str]:
     plain = {name: str(value) for name, value in claims.items()} | {"exp": 4102444800, "iat": 1}
     own = {name: jwt.encode(claims | change, local._key, algorithm="EdDSA") for name, change in {
         "aud": {"aud": "other"}, "iss": {"iss": "other"}, "role": {"role": "GOD"}, "sub": {"sub": ""},
+        "long": {"sub": "x" * 256}, "nul": {"sub": "a\x00"},
         "future": {"iat": at + timedelta(hours=1)}, "nbf": {"nbf": at + timedelta(hours=1)},
     }.items()}  # fmt: skip
     lacking = [

@@ -1,4 +1,4 @@
-"""The gateway as a process with its roles: health, restarts, signals, and the document's Python example."""
+"""The gateway as a process with its roles: health, restarts, signals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -188,43 +187,6 @@ def test_jobs_accepted_before_a_kill_are_there_after_it(tmp_path: Path) -> None:
             assert answer.json()["data"]["status"] == "processing"
     finally:
         again.kill()
-
-
-def test_the_documents_python_example_runs(tmp_path: Path) -> None:
-    gateway = Process(tmp_path)
-    example = textwrap.dedent(
-        """
-        import requests
-
-        headers = {"Authorization": "Bearer your-token-here"}
-        base_url = "https://api.example.com/api/v1"
-
-        # Generate video
-        job_data = {
-            "prompt": "A beautiful sunset over mountains",
-            "duration": 10,
-            "quality": "1080p"
-        }
-        response = requests.post(f"{base_url}/videos/generate", headers=headers, json=job_data)
-        job = response.json()
-        job_id = job['data']['job_id']
-        print(f"Video generation started: {job_id}")
-
-        # Check status
-        response = requests.get(f"{base_url}/videos/{job_id}/status", headers=headers)
-        status = response.json()
-        print(f"Job status: {status['data']['status']} ({status['data']['progress']}%)")
-        """
-    )
-    token = gateway.headers["Authorization"].removeprefix("Bearer ")
-    code = example.replace("your-token-here", token).replace("https://api.example.com", gateway.url)
-    try:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    finally:
-        gateway.kill()
-    started, status = done.stdout.splitlines()
-    assert started.startswith("Video generation started: job_")
-    assert status == "Job status: processing (0%)"
 
 
 def test_what_prevents_a_start_is_said_in_one_line(t2m_settings: Callable[..., Settings]) -> None:

@@ -1,0 +1,42 @@
+"""How clients reach the gateway, and how it sees them, through proxies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+from aiohttp import web
+
+from config.settings import Settings
+
+BASE_PATH = "/api/v1"
+
+
+def link(settings: Settings, path: str) -> str:
+    """Where an endpoint is: under the public URL if one is set, else on the host that was asked."""
+    root = "" if settings.gateway.public_url is None else str(settings.gateway.public_url).rstrip("/")
+    return f"{root}{BASE_PATH}{path}"
+
+
+def client_address(request: web.BaseRequest, proxies: Sequence[IPv4Network | IPv6Network]) -> str:
+    """The nearest address that is no trusted proxy, from X-Forwarded-For read backwards; never what a client claims."""
+    hops = [hop.strip() for hop in ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")]
+    address = request.remote or ""
+    while hops and _trusted(address, proxies):
+        nearer = hops.pop()
+        if not _is_address(nearer):
+            break
+        address = nearer
+    return address
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _trusted(address: str, proxies: Sequence[IPv4Network | IPv6Network]) -> bool:
+    return _is_address(address) and any(ip_address(address) in network for network in proxies)
