@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from config import settings as configuration
 from config.settings import Settings
 from tests.services import PostgreSQL, RabbitMQ, Redis, SeaweedFS, Services
+
+# Machines are shared: a slow example is no failure.
+hypothesis.settings.register_profile("shared-machine", deadline=None)
+hypothesis.settings.load_profile("shared-machine")
 
 VERSIONS = pytest.StashKey[dict[str, str]]()
 
