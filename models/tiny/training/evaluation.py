@@ -14,10 +14,11 @@ from diffusers import WanPipeline
 from PIL import Image
 
 from models.tiny import architecture
-from models.tiny.training import full_sequence, measure, state, vae
+from models.tiny.training import card, full_sequence, measure, state, vae
 from models.tiny.training.data.captions import caption
 from models.tiny.training.data.clips import clip, random_spec
 from models.tiny.training.export import WEIGHTS
+from models.tiny.words import WORDS
 
 EVALUATION_SEED = 950_000_000
 ATTRIBUTES = ("colour", "direction", "background", "shape")
@@ -113,7 +114,7 @@ def sheet(pipeline: WanPipeline, path: Path, steps: int, guidance: float, count:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Evaluate and write `evaluation.json` to the training folder and the contact sheet beside the card."""
+    """Evaluate and write `evaluation.json` to the training folder, the card, its curves and its contact sheet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=200, help="generations of held-out combinations (default 200)")
     parser.add_argument("--steps", type=int, default=20)
@@ -133,4 +134,5 @@ def main(arguments: list[str] | None = None) -> None:
     figures["seconds"] = round(time.monotonic() - began)
     text = json.dumps(figures, indent=2)
     (state.folder() / "evaluation.json").write_text(text + "\n")
+    card.write(figures, WEIGHTS.parent, len(WORDS), options.weights)
     print(text)
