@@ -7,14 +7,15 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.database import artifacts, events, jobs, workers
-from gateway.database.engine import Database
+from gateway.database.engine import Database, refuses
 from gateway.metrics import Metrics
 from gateway.projection import Projection, advance, conclude
 from pipeline.bus.base import Ack, EventSubscriber, Item
+from pipeline.errors import RecordUnreadable
 from pipeline.jobs import Jobs
 from pipeline.vocabulary import Event, EventKind, Final, Heartbeat, now
 
@@ -86,7 +87,9 @@ class Projector:
         """Store these in one transaction; where the database refuses one of them, in one each, without that one."""
         try:
             await self._store_all(items)
-        except DataError as error:
+        except (DBAPIError, OverflowError) as error:
+            if not refuses(error):
+                raise
             if len(items) == 1:
                 self._metrics.events.labels("refused").inc()
                 log.error("event refused by the database", item=items[0].model_dump_json(), error=repr(error))
@@ -109,8 +112,15 @@ class Projector:
 
     async def _finals(self, job_ids: Iterable[str]) -> dict[str, Final]:
         """The verdicts in the store, which alone count."""
-        found = [await asyncio.to_thread(self._store.final, job_id) for job_id in sorted(job_ids)]
+        found = [await self._final(job_id) for job_id in sorted(job_ids)]
         return {final.job_id: final for final in found if final is not None}
+
+    async def _final(self, job_id: str) -> Final | None:
+        try:
+            return await asyncio.to_thread(self._store.final, job_id)
+        except RecordUnreadable as error:  # of a newer release: the others must go on
+            log.error("verdict unreadable", job_id=job_id, error=str(error))
+            return None
 
     async def _merge(self, connection: AsyncConnection, told: Sequence[Event], finals: Mapping[str, Final]) -> None:
         present = await jobs.lock(connection, {event.job_id for event in told} | set(finals))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, event, make_url, text
+from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
@@ -65,6 +66,14 @@ class Database:
     async def close(self) -> None:
         """Close all connections."""
         await self.engine.dispose()
+
+
+def refuses(error: DBAPIError | OverflowError) -> bool:
+    """Whether the database was reached and cannot hold a value (SQLSTATE class 22): trying again would not help."""
+    if isinstance(error, OverflowError | DataError):
+        return True
+    cause = getattr(error.orig, "__cause__", None)
+    return str(getattr(cause, "sqlstate", "")).startswith("22") or isinstance(cause, ValueError)
 
 
 def _engine(url: str) -> AsyncEngine:

@@ -18,6 +18,7 @@ from tests.unit.gateway.test_dispatcher import (
 from tests.unit.gateway.test_projection import (
     projector,
     test_a_message_with_what_the_database_cannot_hold_is_kept,
+    test_an_event_the_database_refuses_does_not_stop_the_others,
     test_each_event_is_stored_once_and_numbered_without_gaps,
     test_the_store_decides_not_the_event,
     test_two_projectors_on_the_same_events_store_them_once,
@@ -32,6 +33,7 @@ __all__ = [
     "store",
     "test_a_flood_by_one_user_does_not_hold_another_back",
     "test_a_message_with_what_the_database_cannot_hold_is_kept",
+    "test_an_event_the_database_refuses_does_not_stop_the_others",
     "test_each_event_is_stored_once_and_numbered_without_gaps",
     "test_several_dispatchers_send_each_job_once_and_keep_the_limit",
     "test_the_claim_of_a_dead_dispatcher_runs_out",

@@ -20,6 +20,7 @@ from gateway.database.tables import events
 from gateway.metrics import Metrics
 from gateway.projection import Projection, advance, conclude
 from gateway.projector import BATCH, Projector
+from pipeline import keys
 from pipeline.jobs import Jobs
 from pipeline.requests import resolve
 from pipeline.store.base import ObjectStore
@@ -148,6 +149,29 @@ async def test_a_message_with_what_the_database_cannot_hold_is_kept(database: Da
     job = await accepted(database)
     await projector.project([event(job.job_id, EventKind.LOG, Stage.ENCODE, message="a\x00b", data={"x": "\x00"})])
     assert len(await log_of(database, job.job_id)) == 1
+
+
+async def test_an_event_the_database_refuses_does_not_stop_the_others(database: Database, projector: Projector) -> None:
+    job = await accepted(database)
+    good = [event(job.job_id, EventKind.PROGRESS, Stage.RENDER, n) for n in range(4)]
+    wide = event(job.job_id, EventKind.PROGRESS, Stage.RENDER, id="x" * 65)
+    large = event(job.job_id, EventKind.PROGRESS, Stage.RENDER, 2**70)
+    await projector.project([*good[:2], wide, large, *good[2:]])
+    stored = {event_id for _, event_id in await log_of(database, job.job_id)}
+    assert {one.id for one in good} <= stored
+    assert large.id not in stored
+
+
+async def test_a_verdict_of_a_newer_release_does_not_stop_the_others(
+    database: Database, store: ObjectStore, projector: Projector
+) -> None:
+    newer, job = await accepted(database), await accepted(database)
+    store.create(keys.final(newer.job_id), b'{"version": 99}')
+    Jobs(store).cancel(job.job_id, "ada")
+    await projector.project([event(one.job_id, EventKind.CANCELLED, Stage.RENDER) for one in (newer, job)])
+    async with database.read() as connection:
+        found = [await jobs.find(connection, one.job_id, "ada") for one in (newer, job)]
+    assert [one and one.projection.status for one in found] == [Status.PROCESSING, Status.CANCELLED]
 
 
 async def test_the_store_decides_not_the_event(database: Database, store: ObjectStore, projector: Projector) -> None:
