@@ -30,7 +30,7 @@ def t2m(
 ) -> subprocess.CompletedProcess[str]:
     """Run `t2m` to its end."""
     return subprocess.run(
-        [T2M, *map(str, arguments)], env=environment(env), capture_output=True, text=True, timeout=limit_s
+        [T2M, *map(str, arguments)], env=environment(env), capture_output=True, text=True, timeout=240
     )
 
 

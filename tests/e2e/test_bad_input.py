@@ -16,6 +16,7 @@ from tests.e2e.commands import T2M, environment, t2m
 from tests.services import free_port
 
 PROMPT = "a red ball"
+pytestmark = pytest.mark.timeout(900)
 SHORT = ("--duration", "1", "--quality", "720p", "--steps", "1")
 
 

@@ -21,6 +21,7 @@ from tests.e2e.media import boxes, frame_times, sha256, stream_hash
 
 PROMPT = "A beautiful sunset over mountains"
 SECONDS, FPS = 2, 24
+pytestmark = pytest.mark.timeout(900)
 RUNGS = {"720p": (1280, 720), "1080p": (1920, 1080)}
 
 

@@ -25,7 +25,9 @@ from tests.services import Services, free_port
 
 EXAMPLES = Path(__file__).with_name("examples")
 QUEUES = {"render": "render.tiny", "encode": "encode,thumbnails,metadata,publish"}
-JOB_S = 280
+JOB_S = 840
+"""A ten-second job takes 40 s on two idle cores."""
+pytestmark = pytest.mark.timeout(900)
 
 
 @dataclass
