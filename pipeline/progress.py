@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 
 import structlog
 
@@ -27,19 +28,15 @@ log = structlog.get_logger(__name__)
 
 
 class Events:
-    """The events of one run of one stage, published one after the other while the work goes on. Thread-safe.
+    """The events of one run of one stage, published in their order while the work goes on. Thread-safe.
 
     A slow bus so neither stalls a GPU nor adds its confirms to the time of a job; `flush` waits for them in the end.
-
-    Args:
-        threads: publish; shared by the runs of a process.
     """
 
-    def __init__(self, publisher: EventPublisher, message: StageMessage, threads: Executor) -> None:
-        self._publisher, self._message, self._threads = publisher, message, threads
+    def __init__(self, publisher: EventPublisher, message: StageMessage) -> None:
+        self._publisher, self._message = publisher, message
         self._n = 0
-        self._last: Future[None] | None = None
-        self._lost: BrokerError | None = None
+        self._under_way: deque[tuple[Event, Future[None]]] = deque()
         self._lock = threading.Lock()
 
     def emit(
@@ -60,34 +57,29 @@ class Events:
                 }
             )  # fmt: skip
             self._n += 1
-            # The pool starts tasks in order, so the one waited for here runs already or is done.
-            self._last = self._threads.submit(self._publish, event, self._last)
+            while self._under_way and _arrived(self._under_way[0][1]):
+                self._under_way.popleft()
+            self._under_way.append((event, self._publisher.publish_soon(event)))
 
     def flush(self) -> None:
         """Wait until all events are on the bus. Raises `BrokerError` if one that matters did not get there."""
-        with self._lock:
-            last = self._last
-        if last is not None:
-            last.result()
-        lost, self._lost = self._lost, None
+        lost: BrokerError | None = None
+        while self._under_way:
+            event, published = self._under_way.popleft()
+            try:
+                published.result()
+            except BrokerError as error:
+                log.warning("event not published", kind=str(event.kind), error=str(error))
+                if event.kind is not EventKind.PROGRESS:
+                    lost = error
         if lost is not None:
             raise lost
 
     @property
     def idle(self) -> bool:
-        """All events are on the bus."""
+        """The newest event is on the bus; so are those before it, or they are lost."""
         with self._lock:
-            return self._last is None or self._last.done()
-
-    def _publish(self, event: Event, previous: Future[None] | None) -> None:
-        if previous is not None:
-            previous.result()
-        try:
-            self._publisher.publish(event)
-        except BrokerError as error:
-            log.warning("event not published", kind=str(event.kind), error=str(error))
-            if event.kind is not EventKind.PROGRESS:
-                self._lost = error
+            return not self._under_way or self._under_way[-1][1].done()
 
     def finished(self) -> None:
         """Say that the stage is done."""
@@ -101,6 +93,10 @@ class Events:
         else:
             text = f"{failure.message} {failure.remedy}".rstrip()
             self.emit(CLOSING[final.status], text=text, level="ERROR", data={"code": failure.code})
+
+
+def _arrived(published: Future[None]) -> bool:
+    return published.done() and published.exception() is None
 
 
 class Progress:

@@ -54,8 +54,6 @@ from stages.contract import Artifact
 TRANSFERS = 4
 """Blobs moved at a time: enough to hide a store's latency behind the many small files of HLS."""
 
-PUBLISHERS = 4
-"""Events under way at a time, each of another run: as many as a process has worker threads, and to spare."""
 CLAIMS_KEPT = 256
 """Joins remembered: neighbours finish within seconds of each other."""
 
@@ -135,7 +133,6 @@ class Runner:
         self.stops = stops or Stops()
         self._joins = Claims()
         self._transfers = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="transfer")
-        self._publishing = ThreadPoolExecutor(PUBLISHERS, thread_name_prefix="events")
         publisher.on_cancel(self.stops.hurry)
 
     def run(self, message: StageMessage, retries_left: int = 0, redelivered: bool = False) -> None:
@@ -165,7 +162,7 @@ class Runner:
         events.flush()
 
     def _events(self, message: StageMessage) -> Events:
-        return Events(self._publisher, message, self._publishing)
+        return Events(self._publisher, message)
 
     def _handle(self, message: StageMessage, retries_left: int, redelivered: bool) -> str:
         events = self._events(message)
@@ -235,13 +232,14 @@ class Runner:
 
     def _work(self, message: StageMessage, request: JobRequest, records: Records, events: Events) -> StageRecord:
         """Do what the stage does; returns the record that is to be created."""
+        events.emit(EventKind.STARTED, fraction=0.0)
         started = time.monotonic()
         with (
             self._watch() as alive,
             Token(self._jobs, request.job_id, self.stops, alive) as token,
             self._folder() as at,
         ):
-            inputs = self._fetch(self._inputs(message.stage, request, records), at / "in", events)
+            inputs = self._fetch(self._inputs(message.stage, request, records), at / "in")
             out = at / "out"
             out.mkdir()
             report = _measured(Progress(events), request.model, alive)
@@ -268,14 +266,11 @@ class Runner:
         step = CHAIN[stage]
         return [steps.output(records[step.reads[0]], name) for name in step.inputs(request)]
 
-    def _fetch(self, refs: list[ArtifactRef], folder: Path, events: Events) -> list[tuple[str, Path, str]]:
-        """Download blobs, and meanwhile say that the stage started; returns (name, local path, digest) of each."""
+    def _fetch(self, refs: list[ArtifactRef], folder: Path) -> list[tuple[str, Path, str]]:
+        """Download blobs; returns (name, local path, digest) of each."""
         folder.mkdir()
         fetched = [(ref.name, folder / ref.name, ref.digest) for ref in refs]
-        fetches = [self._transfers.submit(self._jobs.store.fetch, ref, folder / ref.name) for ref in refs]
-        events.emit(EventKind.STARTED, fraction=0.0)
-        for fetch in fetches:
-            fetch.result()
+        self._side_by_side(lambda ref: self._jobs.store.fetch(ref, folder / ref.name), refs)
         metrics.STORE_BYTES.labels("down").inc(sum(ref.size for ref in refs))
         return fetched
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Future
 from typing import Protocol, TypeAlias
 
 from pipeline.vocabulary import Event, Heartbeat
@@ -21,6 +22,12 @@ class EventPublisher(Protocol):
 
     def publish(self, event: Event | Heartbeat) -> None:
         """Hand an event to the bus, confirmed; a heartbeat may get lost. Raises `BrokerError` after bounded retries."""
+
+    def publish_soon(self, event: Event | Heartbeat) -> Future[None]:
+        """Begin to `publish` and do not wait for it: the result is there, or the `BrokerError`, when it is done.
+
+        Events of one thread go out in its order.
+        """
 
     def on_cancel(self, listener: CancelListener) -> None:
         """Call `listener(job_id)`, from any thread, whenever a cancellation is broadcast; it must not block."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
 from functools import partial
 from itertools import count
 
@@ -46,6 +47,17 @@ class MemoryBus(Listeners):
             mailbox.put_newest(event)
         if durable is not None:
             self._keep(durable, event)
+
+    def publish_soon(self, event: Item) -> Future[None]:
+        """See `EventPublisher.publish_soon`. Waits as `publish` does: it is done when it returns."""
+        done: Future[None] = Future()
+        try:
+            self.publish(event)
+        except BrokerError as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+        return done
 
     def durable(self) -> Mailbox[Item]:
         """The mailbox that all durable subscribers share."""

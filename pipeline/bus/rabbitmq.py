@@ -11,6 +11,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -124,7 +125,8 @@ class Link:
         give_up = time.monotonic() + PUBLISH_S
         while True:
             try:
-                await asyncio.wait_for(exchange.publish(message, key, mandatory=mandatory), give_up - time.monotonic())
+                async with asyncio.timeout(give_up - time.monotonic()):
+                    await exchange.publish(message, key, mandatory=mandatory)
                 return
             except LOST as error:
                 if time.monotonic() + PAUSE_S > give_up:
@@ -156,8 +158,13 @@ class RabbitPublisher(Listeners):
 
     def publish(self, event: Item) -> None:
         """See `EventPublisher.publish`. A retry after a lost confirm may send an event twice, with the same id."""
-        lasting = isinstance(event, Event)
-        self._run(self._link.send(self._link.events, encode(event), routing_key(event), mandatory=lasting))
+        self._wait(self.publish_soon(event))
+
+    def publish_soon(self, event: Item) -> Future[None]:
+        """See `EventPublisher.publish_soon`."""
+        message, key, lasting = encode(event), routing_key(event), isinstance(event, Event)
+        sending = self._link.send(self._link.events, message, key, mandatory=lasting)
+        return asyncio.run_coroutine_threadsafe(sending, self._loop)
 
     def close(self) -> None:
         """See `EventPublisher.close`."""
@@ -175,7 +182,9 @@ class RabbitPublisher(Listeners):
         self.tell(message.body.decode(errors="replace"))
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        return self._wait(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
+
+    def _wait(self, future: Future[T]) -> T:
         try:
             return future.result(PUBLISH_S + CONNECT_S)
         except FutureTimeout:

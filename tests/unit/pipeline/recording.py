@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import timedelta
 from pathlib import Path
 
@@ -30,6 +31,16 @@ class Recorder:
             raise BrokerError("The bus is away.")
         assert isinstance(event, Event)
         self.events.append(event)
+
+    def publish_soon(self, event: Event | Heartbeat) -> Future[None]:
+        done: Future[None] = Future()
+        try:
+            self.publish(event)
+        except BrokerError as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+        return done
 
     def on_cancel(self, listener: Callable[[str], None]) -> None:
         self.listeners.append(listener)

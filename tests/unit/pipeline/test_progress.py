@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from concurrent.futures import Executor, Future
 from itertools import pairwise
 
 from hypothesis import given
@@ -15,15 +14,6 @@ REPORTS = st.lists(st.tuples(st.floats(0, 30), st.floats(-1, 2), st.sampled_from
 """(seconds since the last report, fraction, message)"""
 
 
-class AtOnce(Executor):
-    """Runs what it is given before it returns."""
-
-    def submit(self, function, /, *arguments, **named):
-        done: Future = Future()
-        done.set_result(function(*arguments, **named))
-        return done
-
-
 class Clock:
     now = 0.0
 
@@ -33,7 +23,7 @@ class Clock:
 
 def progress(stage: Stage = Stage.RENDER) -> tuple[Progress, Recorder, Clock]:
     recorder, clock = Recorder(), Clock()
-    return Progress(Events(recorder, message(job(), stage), AtOnce()), clock), recorder, clock
+    return Progress(Events(recorder, message(job(), stage)), clock), recorder, clock
 
 
 @given(REPORTS)
