@@ -1,4 +1,4 @@
-"""The words of the pipeline: jobs, stages, messages, records, events. Frozen, typed, versioned; no behaviour but their own.
+"""The words of the pipeline: jobs, stages, messages, records, events. Frozen, typed, versioned.
 
 Everything here crosses a process border as JSON (`model_dump_json`, `model_validate_json`). Unknown fields of a newer
 minor version are ignored, so workers of release N and N+1 run side by side; an unknown `version` is refused.
@@ -22,6 +22,7 @@ def new_id(prefix: str) -> str:
 
 
 def now() -> datetime:
+    """The time now, in UTC."""
     return datetime.now(UTC)
 
 
@@ -45,6 +46,7 @@ class Status(StrEnum):
 
     @property
     def final(self) -> bool:
+        """Whether nothing can follow."""
         return self is not Status.PROCESSING
 
 

@@ -70,10 +70,21 @@ peaceful: serene tranquil relaxing
 video: movie animation
 """
 SYNONYMS = {
-    word: known for line in _SYNONYM_LINES.strip().splitlines() for known, _, rest in [line.partition(":")] for word in rest.split()
+    word: known
+    for line in _SYNONYM_LINES.strip().splitlines()
+    for known, _, rest in [line.partition(":")]
+    for word in rest.split()
 }
-PHRASES = {"golden hour": "golden sunset", "starry night": "stars night", "milky way": "stars", "goes down": "setting",
-           "going down": "setting", "comes up": "rising", "coming up": "rising", "night sky": "night stars"}
+PHRASES = {
+    "golden hour": "golden sunset",
+    "starry night": "stars night",
+    "milky way": "stars",
+    "goes down": "setting",
+    "going down": "setting",
+    "comes up": "rising",
+    "coming up": "rising",
+    "night sky": "night stars",
+}
 
 KNOWN = frozenset(word for word in WORDS if word.isalpha())
 # Little words carry no meaning: they neither count as understood nor as missed.
@@ -81,12 +92,34 @@ LITTLE = frozenset(GRAMMAR) | {"it", "its", "this", "that", "there", "as", "for"
 
 _SHAPES = ("square", "triangle", "star", "heart", "ring", "circle", "ball")
 _COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
-_PALETTES = {"golden": "golden", "orange": "golden", "yellow": "golden", "pink": "pink", "purple": "purple", "red": "red"}
-_BACKGROUNDS = {
-    "sky": "in the sky", "meadow": "over the meadow", "desert": "over the desert", "night": "in the night sky",
-    "sea": "over the sea", "hills": "over the meadow", "dunes": "over the desert",
+_PALETTES = {
+    "golden": "golden",
+    "orange": "golden",
+    "yellow": "golden",
+    "pink": "pink",
+    "purple": "purple",
+    "red": "red",
 }
-_WORDS_OF_PRAISE = ("beautiful", "stunning", "cinematic", "peaceful", "calm", "gorgeous", "magical", "colourful", "quiet")
+_BACKGROUNDS = {
+    "sky": "in the sky",
+    "meadow": "over the meadow",
+    "desert": "over the desert",
+    "night": "in the night sky",
+    "sea": "over the sea",
+    "hills": "over the meadow",
+    "dunes": "over the desert",
+}
+_WORDS_OF_PRAISE = (
+    "beautiful",
+    "stunning",
+    "cinematic",
+    "peaceful",
+    "calm",
+    "gorgeous",
+    "magical",
+    "colourful",
+    "quiet",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +158,16 @@ class Understood:
 
 def _stems(word: str) -> Iterable[str]:
     yield word
-    for ending, instead in (("'s", ""), ("ies", "y"), ("es", ""), ("s", ""), ("ing", ""), ("ing", "e"), ("ed", ""), ("y", "")):
+    for ending, instead in (
+        ("'s", ""),
+        ("ies", "y"),
+        ("es", ""),
+        ("s", ""),
+        ("ing", ""),
+        ("ing", "e"),
+        ("ed", ""),
+        ("y", ""),
+    ):
         if word.endswith(ending) and len(word) - len(ending) >= 3:
             yield word[: len(word) - len(ending)] + instead
     yield word + "s"
@@ -170,12 +212,18 @@ def _shape_sentence(found: list[str]) -> tuple[str, str, str]:
 
 def _sun_sentence(found: list[str], kind: str) -> str:
     place = _first(found, ("mountains", "sea", "desert", "waves", "dunes"), "mountains")
-    place = {"mountains": "mountains", "sea": "the sea", "waves": "the sea", "desert": "the desert", "dunes": "the desert"}[place]
+    place = {
+        "mountains": "mountains",
+        "sea": "the sea",
+        "waves": "the sea",
+        "desert": "the desert",
+        "dunes": "the desert",
+    }[place]
     tint = next((_PALETTES[word] for word in found if word in _PALETTES), "")
     return " ".join(word for word in (tint, kind, "over", place) if word)
 
 
-def _scene(found: list[str]) -> tuple[str, str]:
+def _scene(found: list[str]) -> tuple[str, str]:  # noqa: C901 - one line a scene, read from top to bottom
     words = set(found)
     dark = words & {"night", "moon", "moonlit", "dark"}
     if words & {"sunset", "dusk", "evening", "setting", "sinking"}:

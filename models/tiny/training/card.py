@@ -71,7 +71,10 @@ def curves(target: Path) -> None:
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.5))
-    for axes, name, column, label in ((left, "vae", "train_psnr", "PSNR in training, dB"), (right, "denoiser", "loss", "loss")):
+    for axes, name, column, label in (
+        (left, "vae", "train_psnr", "PSNR in training, dB"),
+        (right, "denoiser", "loss", "loss"),
+    ):
         with (state.folder() / f"{name}.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         axes.plot([int(row["step"]) for row in rows], [float(row[column]) for row in rows])
@@ -89,12 +92,17 @@ def write(figures: dict[str, Any], folder: Path, words: int, weights: Path) -> N
     size = sum(path.stat().st_size for path in weights.rglob("*.safetensors"))
     met = figures["held_out"]["all"] >= 0.75 and figures["psnr_db"] >= 26
     text = TEXT.format(
-        **{key: figures[key] for key in ("count", "steps", "guidance", "psnr_db")}, **figures["held_out"],
+        **{key: figures[key] for key in ("count", "steps", "guidance", "psnr_db")},
+        **figures["held_out"],
         **{f"m_{key}": value for key, value in figures["measure_on_drawn_clips"].items()},
-        millions=size / 2e6, megabytes=size / 1e6, words=words,
+        millions=size / 2e6,
+        megabytes=size / 1e6,
+        words=words,
         kinds=", ".join(f"{kind.replace('_', ' ')} {value:.1f}" for kind, value in figures["psnr_by_kind_db"].items()),
-        vae_steps=vae["step"], vae_hours=float(vae["spent_s"]) / 3600,
-        denoiser_steps=denoiser["step"], denoiser_hours=float(denoiser["spent_s"]) / 3600,
+        vae_steps=vae["step"],
+        vae_hours=float(vae["spent_s"]) / 3600,
+        denoiser_steps=denoiser["step"],
+        denoiser_hours=float(denoiser["spent_s"]) / 3600,
         maturity="" if met else "**Training is not finished**: the goals below are not all met yet.",
     )
     (folder / "CARD.md").write_text(text)

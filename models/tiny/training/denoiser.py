@@ -43,8 +43,14 @@ class PaddedAttention(WanAttnProcessor):
 
     bias: Tensor | None = None
 
-    def __call__(self, attn: WanAttention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
-                 attention_mask: Tensor | None = None, rotary_emb: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def __call__(
+        self,
+        attn: WanAttention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """As the library's, with the bias on texts."""
         mask = PaddedAttention.bias if encoder_hidden_states is not None else attention_mask
         return super().__call__(attn, hidden_states, encoder_hidden_states, mask, rotary_emb)
@@ -217,8 +223,14 @@ class Trainer:
             self.spent_s, last = self.spent_s + now - last, now
             if self.step % 25 == 0:
                 clips = len(self.cache.entries)
-                self.log.row(step=self.step, spent_s=self.spent_s, loss=total / seen, grad_norm=float(norm), clips=clips,
-                             threads=threads.best())
+                self.log.row(
+                    step=self.step,
+                    spent_s=self.spent_s,
+                    loss=total / seen,
+                    grad_norm=float(norm),
+                    clips=clips,
+                    threads=threads.best(),
+                )
                 total, seen = 0.0, 0
             if self.spent_s - kept_at > export_every_s:
                 self.save()

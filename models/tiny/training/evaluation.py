@@ -23,12 +23,28 @@ from models.tiny.words import WORDS
 EVALUATION_SEED = 950_000_000
 ATTRIBUTES = ("colour", "direction", "background", "shape")
 SHEET_PROMPTS = (
-    "a beautiful sunset over mountains", "a pink sunset over the sea", "sunset over the desert", "a golden sunset over mountains",
-    "sunrise over mountains", "sunrise over the sea", "a purple sunset behind mountains", "morning sun rising over the desert",
-    "waves rolling on the sea", "waves at night under the moon", "snow falling on the forest", "snow falling on the city",
-    "rain falling on the city", "rain falling on the forest", "clouds drifting left over green hills", "clouds over green hills",
-    "red fireworks in the night sky", "fireworks over the city", "stars over a lake", "stunning stars twinkling over the lake",
-    "a red ball bouncing over the meadow", "a blue ball bouncing on a white background",
+    "a beautiful sunset over mountains",
+    "a pink sunset over the sea",
+    "sunset over the desert",
+    "a golden sunset over mountains",
+    "sunrise over mountains",
+    "sunrise over the sea",
+    "a purple sunset behind mountains",
+    "morning sun rising over the desert",
+    "waves rolling on the sea",
+    "waves at night under the moon",
+    "snow falling on the forest",
+    "snow falling on the city",
+    "rain falling on the city",
+    "rain falling on the forest",
+    "clouds drifting left over green hills",
+    "clouds over green hills",
+    "red fireworks in the night sky",
+    "fireworks over the city",
+    "stars over a lake",
+    "stunning stars twinkling over the lake",
+    "a red ball bouncing over the meadow",
+    "a blue ball bouncing on a white background",
 )
 
 
@@ -43,13 +59,20 @@ def generate(pipeline: WanPipeline, prompts: list[str], seed: int, steps: int, g
     """Clips (count, 17, 64, 112, 3) in 0..1 for prompts, all from one seed."""
     with torch.autocast("cpu", torch.bfloat16):
         latents = pipeline(
-            prompts, height=architecture.HEIGHT, width=architecture.WIDTH, num_frames=architecture.FRAMES,
-            num_inference_steps=steps, guidance_scale=guidance, output_type="latent",
+            prompts,
+            height=architecture.HEIGHT,
+            width=architecture.WIDTH,
+            num_frames=architecture.FRAMES,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            output_type="latent",
             generator=torch.Generator().manual_seed(seed),
         ).frames
     config = pipeline.vae.config
     shape = (1, -1, 1, 1, 1)
-    latents = latents.float() * torch.tensor(config.latents_std).view(shape) + torch.tensor(config.latents_mean).view(shape)
+    latents = latents.float() * torch.tensor(config.latents_std).view(shape) + torch.tensor(config.latents_mean).view(
+        shape
+    )
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         clips = [pipeline.vae.decode(one[None]).sample[0].float() for one in latents]
     return torch.stack(clips).permute(0, 2, 3, 4, 1).add(1).div(2).clamp(0, 1).numpy()

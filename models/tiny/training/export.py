@@ -8,7 +8,9 @@ import torch
 from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 from transformers import UMT5EncoderModel
 
+from config.catalogue import Catalogue
 from models.tiny import architecture
+from models.weights import BUNDLED, write_lock
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
@@ -28,6 +30,7 @@ def export(
     for leftover in (part, old):
         shutil.rmtree(leftover, ignore_errors=True)
     pipeline.save_pretrained(part, safe_serialization=True)
+    write_lock(part, BUNDLED, Catalogue.load().get("tiny").revision)
     if target.exists():
         target.rename(old)
     part.rename(target)

@@ -41,7 +41,9 @@ def window_latents(
 
 
 @torch.no_grad()
-def film(pipeline: WanPipeline, read: Understood, frames: int, seed: int, steps: int = 20, guidance: float = 4.0) -> Tensor:
+def film(
+    pipeline: WanPipeline, read: Understood, frames: int, seed: int, steps: int = 20, guidance: float = 4.0
+) -> Tensor:
     """A clip (frames, 64, 112, 3) in 0..1 of any length."""
     generator = torch.Generator().manual_seed(seed)
     stream: Tensor | None = None

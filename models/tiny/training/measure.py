@@ -29,7 +29,9 @@ def lab(image: NDArray) -> Floats:
     linear = np.where(image <= 0.04045, image / 12.92, ((image + 0.055) / 1.055) ** 2.4)
     xyz = linear @ TO_XYZ.T / WHITE_POINT
     root = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    return np.stack([116 * root[..., 1] - 16, 500 * (root[..., 0] - root[..., 1]), 200 * (root[..., 1] - root[..., 2])], -1)
+    return np.stack(
+        [116 * root[..., 1] - 16, 500 * (root[..., 0] - root[..., 1]), 200 * (root[..., 1] - root[..., 2])], -1
+    )
 
 
 def largest_pieces(mask: Mask) -> Mask:
@@ -38,9 +40,15 @@ def largest_pieces(mask: Mask) -> Mask:
     labels = np.where(mask, np.arange(1, height * width + 1).reshape(1, height, width), 0)
     while True:
         padded = np.pad(labels, ((0, 0), (1, 1), (1, 1)))
-        around = np.maximum.reduce([
-            padded[:, 1:-1, 1:-1], padded[:, :-2, 1:-1], padded[:, 2:, 1:-1], padded[:, 1:-1, :-2], padded[:, 1:-1, 2:],
-        ])
+        around = np.maximum.reduce(
+            [
+                padded[:, 1:-1, 1:-1],
+                padded[:, :-2, 1:-1],
+                padded[:, 2:, 1:-1],
+                padded[:, 1:-1, :-2],
+                padded[:, 1:-1, 2:],
+            ]
+        )
         spread = np.where(mask, around, 0)
         if np.array_equal(spread, labels):
             break
@@ -139,7 +147,12 @@ def background(rows: Floats) -> str:
 def read(clip: Floats) -> dict[str, str]:
     """All four attributes of a clip (frames, height, width, 3) in 0..1; an empty word where nothing can be said."""
     mask, rows = segment(clip)
-    return {"colour": colour(clip, mask), "direction": direction(mask), "shape": shape(mask), "background": background(rows)}
+    return {
+        "colour": colour(clip, mask),
+        "direction": direction(mask),
+        "shape": shape(mask),
+        "background": background(rows),
+    }
 
 
 def light_centre(clip: Floats) -> Floats:

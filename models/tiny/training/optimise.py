@@ -43,7 +43,9 @@ class Muon(torch.optim.Optimizer):
                 if param.grad is not None:
                     alike.setdefault((param.shape[0], param[0].numel()), []).append(param)
             for shape, params in alike.items():
-                updates = orthogonal(torch.stack([self._ahead(param, group["momentum"]).reshape(shape) for param in params]))
+                updates = orthogonal(
+                    torch.stack([self._ahead(param, group["momentum"]).reshape(shape) for param in params])
+                )
                 for param, update in zip(params, updates * (0.2 * math.sqrt(max(shape))), strict=True):
                     param.mul_(1 - group["lr"] * group["decay"])
                     param.add_(update.reshape(param.shape).to(param.dtype), alpha=-group["lr"])

@@ -20,7 +20,14 @@ WEATHER_PLACES = ("forest", "city")
 
 # A colour that would hardly stand out from its background is never asked for.
 CLASHES = frozenset(
-    {("white", "white"), ("green", "meadow"), ("blue", "sea"), ("orange", "desert"), ("yellow", "desert"), ("blue", "night")}
+    {
+        ("white", "white"),
+        ("green", "meadow"),
+        ("blue", "sea"),
+        ("orange", "desert"),
+        ("yellow", "desert"),
+        ("blue", "night"),
+    }
 )
 
 # One in this many combinations of colour, shape, direction and background is never trained on.

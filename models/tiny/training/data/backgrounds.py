@@ -3,7 +3,21 @@
 import numpy as np
 
 from models.tiny.training.data.canvas import (
-    HEIGHT, Array, Curve, Field, Rng, Stop, X, Y, blobs, full, inside, jitter, mix, rgb, vertical,
+    HEIGHT,
+    Array,
+    Curve,
+    Field,
+    Rng,
+    Stop,
+    X,
+    Y,
+    blobs,
+    full,
+    inside,
+    jitter,
+    mix,
+    rgb,
+    vertical,
 )
 
 # Top and bottom colour of each background.

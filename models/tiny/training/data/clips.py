@@ -15,8 +15,17 @@ PHASES = 16  # number of phase tokens
 
 # How often each kind is drawn.
 KIND_WEIGHTS = {
-    "shape": 0.44, "ball": 0.06, "sunset": 0.17, "sunrise": 0.07, "waves": 0.04, "moonlit_waves": 0.03, "snow": 0.045,
-    "rain": 0.035, "clouds": 0.045, "fireworks": 0.035, "stars": 0.03,
+    "shape": 0.44,
+    "ball": 0.06,
+    "sunset": 0.17,
+    "sunrise": 0.07,
+    "waves": 0.04,
+    "moonlit_waves": 0.03,
+    "snow": 0.045,
+    "rain": 0.035,
+    "clouds": 0.045,
+    "fireworks": 0.035,
+    "stars": 0.03,
 }
 SUN_CYCLE_S = (8.0, 20.0)  # seconds a sunset or sunrise takes
 IDLE_CYCLE_S = 10.0  # scenes whose phase has no meaning
@@ -42,14 +51,20 @@ class Clip:
 
 def random_spec(rng: Rng, kind: str | None = None, evaluation: bool = False) -> Spec:
     """Draw what a clip shows. Shapes are taken from the trained or, if asked, only from the held-out combinations."""
-    kind = kind or str(rng.choice(list(KIND_WEIGHTS), p=np.array(list(KIND_WEIGHTS.values())) / sum(KIND_WEIGHTS.values())))
+    kind = kind or str(
+        rng.choice(list(KIND_WEIGHTS), p=np.array(list(KIND_WEIGHTS.values())) / sum(KIND_WEIGHTS.values()))
+    )
     pick = lambda options: str(rng.choice(options))  # noqa: E731
     if kind in ("shape", "ball"):
         while True:
             spec = Spec(
-                kind=kind, shape=pick(attr.SHAPES) if kind == "shape" else "circle", colour=pick(attr.COLOURS),
-                size=pick(attr.SIZES), direction=pick(attr.DIRECTIONS) if kind == "shape" else "",
-                speed=pick(attr.SPEEDS) if kind == "shape" else "", background=pick(attr.BACKGROUNDS),
+                kind=kind,
+                shape=pick(attr.SHAPES) if kind == "shape" else "circle",
+                colour=pick(attr.COLOURS),
+                size=pick(attr.SIZES),
+                direction=pick(attr.DIRECTIONS) if kind == "shape" else "",
+                speed=pick(attr.SPEEDS) if kind == "shape" else "",
+                background=pick(attr.BACKGROUNDS),
             )
             kept_back = held_out(spec.colour, spec.shape, spec.direction, spec.background)
             if allowed(spec.colour, spec.background) and kept_back == evaluation:
@@ -86,9 +101,7 @@ def usual_start(spec: Spec, rng: Rng, whole_s: float) -> float:
     return float(rng.uniform(0, 1))
 
 
-def draw(
-    spec: Spec, seed: int, usual: bool | None = None, phase: float | None = None, frames: int = FRAMES
-) -> Clip:
+def draw(spec: Spec, seed: int, usual: bool | None = None, phase: float | None = None, frames: int = FRAMES) -> Clip:
     """Draw `spec` with everything else chosen by `seed`."""
     rng = np.random.default_rng([seed, 1])
     whole_s = cycle_s(spec, rng)

@@ -6,7 +6,23 @@ import numpy as np
 
 from models.tiny.training.data.attributes import Spec
 from models.tiny.training.data.canvas import (
-    HEIGHT, WIDTH, Array, Curve, Field, Rng, Stop, X, Y, blobs, full, glow, inside, jitter, mix, rgb, vertical,
+    HEIGHT,
+    WIDTH,
+    Array,
+    Curve,
+    Field,
+    Rng,
+    Stop,
+    X,
+    Y,
+    blobs,
+    full,
+    glow,
+    inside,
+    jitter,
+    mix,
+    rgb,
+    vertical,
 )
 
 WHITE = rgb("ffffff")
@@ -221,8 +237,16 @@ def fireworks_clip(spec: Spec, rng: Rng, t: Array, phase: Array) -> Array:
     image = full(vertical([Stop(0, jitter(rgb("060820"), rng, 0.02)), Stop(1, jitter(rgb("24204a"), rng, 0.02))]))
     tops = np.interp(X, np.arange(0, 130, 12), 58 - rng.uniform(0, 9, 11)).astype(np.float32)
     frames = t[:, :, 0]
-    codes = {"red": "ff4030", "orange": "ff9a30", "yellow": "ffe060", "green": "50f070", "blue": "5090ff",
-             "purple": "b060ff", "pink": "ff70c0", "white": "fff6e8"}
+    codes = {
+        "red": "ff4030",
+        "orange": "ff9a30",
+        "yellow": "ffe060",
+        "green": "50f070",
+        "blue": "5090ff",
+        "purple": "b060ff",
+        "pink": "ff70c0",
+        "white": "fff6e8",
+    }
     arms = 11
     start = float(t[0, 0, 0])
     for slot in range(int(start / 0.8) - 2, int(start / 0.8) + 5):
@@ -252,7 +276,9 @@ def stars_clip(spec: Spec, rng: Rng, t: Array, phase: Array) -> Array:
     count = 26
     x = np.mod(rng.uniform(0, 120, count) + 2.0 * frames, WIDTH + 8) - 4
     y = rng.uniform(2, 36, count) * np.ones_like(x)
-    bright = rng.uniform(0.5, 1, count) * (0.75 + 0.25 * np.sin(frames * rng.uniform(1.5, 3, count) + rng.uniform(0, 6, count)))
+    bright = rng.uniform(0.5, 1, count) * (
+        0.75 + 0.25 * np.sin(frames * rng.uniform(1.5, 3, count) + rng.uniform(0, 6, count))
+    )
     size = rng.uniform(1.0, 1.5, count) * np.ones_like(x)
     image = mix(image, rgb("fdf8e8"), np.clip(1.2 * blobs(x, y, size, size, bright), 0, 1))
     hills = 38 - 13 * Curve(rng, 70, 3, 0.4).peaked(X)
@@ -266,6 +292,13 @@ def stars_clip(spec: Spec, rng: Rng, t: Array, phase: Array) -> Array:
 
 
 SCENES: dict[str, Callable[[Spec, Rng, Array, Array], Array]] = {
-    "sunset": sun_clip, "sunrise": sun_clip, "waves": waves_clip, "moonlit_waves": waves_clip, "snow": weather_clip,
-    "rain": weather_clip, "clouds": clouds_clip, "fireworks": fireworks_clip, "stars": stars_clip,
+    "sunset": sun_clip,
+    "sunrise": sun_clip,
+    "waves": waves_clip,
+    "moonlit_waves": waves_clip,
+    "snow": weather_clip,
+    "rain": weather_clip,
+    "clouds": clouds_clip,
+    "fireworks": fireworks_clip,
+    "stars": stars_clip,
 }

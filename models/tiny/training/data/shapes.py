@@ -11,8 +11,14 @@ from models.tiny.training.data.backgrounds import background
 from models.tiny.training.data.canvas import HEIGHT, WIDTH, Array, Rng, X, Y, inside, mix, rgb
 
 COLOUR_CODES = {
-    "red": "e01b1b", "orange": "ff8a12", "yellow": "ffdf1e", "green": "1fb53a", "blue": "1c4fe0", "purple": "8a2be2",
-    "pink": "ff6fb5", "white": "ffffff",
+    "red": "e01b1b",
+    "orange": "ff8a12",
+    "yellow": "ffdf1e",
+    "green": "1fb53a",
+    "blue": "1c4fe0",
+    "purple": "8a2be2",
+    "pink": "ff6fb5",
+    "white": "ffffff",
 }
 RADII = {"small": 7.0, "medium": 10.0, "large": 14.0}  # pixels
 CYCLE_S = {"slow": 12.0, "normal": 7.0, "fast": 4.5}  # seconds for the whole path, off-screen part included

@@ -29,12 +29,22 @@ def test_a_short_text_weighs_as_if_padded_like_the_pipeline_pads_it() -> None:
 
 def test_the_tokenizer_keeps_phases_whole_and_ends_the_text() -> None:
     ids = new_tokenizer()("<p3> A beautiful sunset over mountains, zzz").input_ids
-    assert [WORDS[index] for index in ids] == ["<p3>", "a", "beautiful", "sunset", "over", "mountains", "<unk>", "<unk>", "</s>"]
+    assert [WORDS[index] for index in ids] == [
+        "<p3>",
+        "a",
+        "beautiful",
+        "sunset",
+        "over",
+        "mountains",
+        "<unk>",
+        "<unk>",
+        "</s>",
+    ]
 
 
 def test_noise_levels_stay_between_zero_and_one_and_lean_to_noise() -> None:
     sigma = draw_sigmas(2000, torch.Generator().manual_seed(0))
-    assert 0 < sigma.min() and sigma.max() < 1
+    assert sigma.min() > 0 and sigma.max() < 1
     assert sigma.mean() > 0.6
 
 
@@ -47,4 +57,4 @@ def test_motion_weights_average_one() -> None:
 def test_orthogonal_update_has_singular_values_near_one(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     values = torch.linalg.svdvals(orthogonal(torch.randn(shape)))
-    assert 0.5 < values.min() and values.max() < 1.4
+    assert values.min() > 0.5 and values.max() < 1.4

@@ -39,11 +39,15 @@ def test_nothing_understood_still_gives_a_prompt_and_says_so(prompt: str) -> Non
     assert "understood nothing" in read.sentence()
 
 
-@pytest.mark.parametrize("prompt", ["a beautiful sunset over mountains", "big blue stars fall quickly", "snow, dawn & the sea"])
+@pytest.mark.parametrize(
+    "prompt", ["a beautiful sunset over mountains", "big blue stars fall quickly", "snow, dawn & the sea"]
+)
 def test_every_word_given_to_the_model_is_known(prompt: str) -> None:
     assert set(understand(prompt).text.split()) <= set(WORDS)
 
 
-@pytest.mark.parametrize(("word", "known"), [("crimson", "red"), ("oceans", "sea"), ("montains", "mountains"), ("zebra", None)])
+@pytest.mark.parametrize(
+    ("word", "known"), [("crimson", "red"), ("oceans", "sea"), ("montains", "mountains"), ("zebra", None)]
+)
 def test_nearest_word(word: str, known: str | None) -> None:
     assert nearest(word) == known
