@@ -31,7 +31,7 @@ from dramatiq.broker import Consumer, MessageProxy
 from dramatiq.brokers import rabbitmq
 from dramatiq.brokers.rabbitmq import RabbitmqBroker, _RabbitmqConsumer
 from dramatiq.common import current_millis, dq_name, q_name, xq_name
-from dramatiq.errors import BrokerConnectionError
+from dramatiq.errors import BrokerConnectionError, ConnectionClosed
 from dramatiq.middleware import Middleware, Retries, ShutdownNotifications, TimeLimit
 
 from config.errors import ConfigError
@@ -199,7 +199,13 @@ class _RabbitConsumer(_RabbitmqConsumer):
             super().nack(message)  # type: ignore[no-untyped-call]
         elif message._tag in self.known_tags:
             self.known_tags.remove(message._tag)
-            self.connection.add_callback_threadsafe(partial(self.channel.basic_nack, message._tag, requeue=True))
+            self._requeue(message._tag)
+
+    def _requeue(self, tag: int) -> None:
+        try:
+            self.connection.add_callback_threadsafe(partial(self.channel.basic_nack, tag, requeue=True))
+        except pika.exceptions.AMQPError as error:  # then the server requeues it by itself
+            raise ConnectionClosed(error) from None  # type: ignore[no-untyped-call]
 
 
 class InProcessBroker(dramatiq.Broker):

@@ -20,6 +20,11 @@ from pipeline.topology import LANES
 QUEUE = "render.tiny"
 
 
+@pytest.fixture
+def rabbitmq_vhost(emptied_vhost: Callable[..., str]) -> str:
+    return emptied_vhost(QUEUE, f"{QUEUE}.DQ", f"{QUEUE}.XQ")
+
+
 @pytest.fixture(params=["memory", "classic", "quorum"])
 def broker(request: pytest.FixtureRequest, t2m_settings) -> Iterator[dramatiq.Broker]:
     settings = t2m_settings(*([] if request.param == "memory" else ["rabbitmq"]))
@@ -246,6 +251,30 @@ def test_a_retry_that_cannot_be_sent_goes_back_to_its_queue(rabbit, rabbitmq):
             until(lambda: rabbit.get_queue_message_counts(QUEUE) == (0, 0, 0))
     finally:
         rabbitmq.control("set_vm_memory_high_watermark", "0.4")
+
+
+def test_a_message_that_fails_while_the_broker_dies_is_worked_on_again(rabbit, rabbitmq, monkeypatch):
+    monkeypatch.setattr(broker_module, "SEND_LIMIT_S", 0.5)
+    tries, sent, killed = [], threading.Event(), threading.Event()
+
+    def fail_at_first(word: str) -> None:
+        tries.append(word)
+        if len(tries) == 1:
+            sent.wait(20)
+            rabbitmq.kill()
+            killed.set()
+            raise RuntimeError(word)
+
+    work = actor(rabbit, fail_at_first, max_retries=5)
+    try:
+        with working(rabbit):
+            work.send("precious")
+            sent.set()
+            assert killed.wait(20)
+            rabbitmq.start()
+            until(lambda: len(tries) == 2, patience_s=40)
+    finally:
+        rabbitmq.start()
 
 
 def test_a_broker_short_of_memory_says_so(rabbit, rabbitmq):
