@@ -8,6 +8,8 @@ from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from models.tiny.words import PHASE_TOKENS, SPECIAL_TOKENS, VOCABULARY_SIZE, WORDS
 
+PADDING, END, UNKNOWN = SPECIAL_TOKENS
+
 WIDTH = 112
 HEIGHT = 64  # cropped to 63 rows for exact 16:9
 FRAMES = 17
@@ -87,15 +89,15 @@ def new_denoiser() -> WanTransformer3DModel:
 def new_tokenizer() -> PreTrainedTokenizerFast:
     """The word-level tokenizer; it ends every text with `</s>` and keeps phase tokens whole."""
     vocabulary = {word: index for index, word in enumerate(WORDS)}
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     inner.normalizer = normalizers.Lowercase()
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.post_processor = processors.TemplateProcessing(
-        single="$A </s>", pair="$A $B </s>", special_tokens=[("</s>", vocabulary["</s>"])]
+        single=f"$A {END}", pair=f"$A $B {END}", special_tokens=[(END, vocabulary[END])]
     )
     inner.add_special_tokens([*SPECIAL_TOKENS, *PHASE_TOKENS])
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+        tokenizer_object=inner, pad_token=PADDING, eos_token=END, unk_token=UNKNOWN, model_max_length=512
     )
 
 

@@ -223,7 +223,16 @@ def _sun_sentence(found: list[str], kind: str) -> str:
     return " ".join(word for word in (tint, kind, "over", place) if word)
 
 
-def _scene(found: list[str]) -> tuple[str, str]:  # noqa: C901 - one line a scene, read from top to bottom
+def _bare_place(found: list[str]) -> tuple[str, str]:
+    """A scene for a prompt that only names where it is."""
+    if set(found) & {"sun", "mountains", "desert", "dunes"}:
+        return _sun_sentence(found, "sunset"), "sunset"
+    if set(found) & {"forest", "city"}:
+        return f"rain falling on the {_first(found, ('forest', 'city'))}", "rain"
+    return "", ""
+
+
+def _scene(found: list[str]) -> tuple[str, str]:
     words = set(found)
     dark = words & {"night", "moon", "moonlit", "dark"}
     if words & {"sunset", "dusk", "evening", "setting", "sinking"}:
@@ -242,11 +251,7 @@ def _scene(found: list[str]) -> tuple[str, str]:  # noqa: C901 - one line a scen
     if words & {"clouds", "hills", "sky", "meadow", "day"}:
         way = _first(found, ("left", "right"))
         return f"clouds drifting {way + ' ' if way else ''}over green hills", "clouds"
-    if words & {"sun", "mountains", "desert", "dunes"}:
-        return _sun_sentence(found, "sunset"), "sunset"
-    if words & {"forest", "city"}:
-        return f"rain falling on the {_first(found, ('forest', 'city'))}", "rain"
-    return "", ""
+    return _bare_place(found)
 
 
 def understand(prompt: str) -> Understood:

@@ -3,4 +3,4 @@
 from models.tiny.training.run import main
 
 if __name__ == "__main__":
-    print(main())
+    main()

@@ -12,8 +12,8 @@ TEXT = """# Model card: the bundled model
 download. It is not a general model: it knows a small world of its own.
 
 ## What it is
-A diffusers `WanPipeline` of {millions:.1f} million weights in half precision, {megabytes:.1f} MB: an autoencoder (16 x in space, 4 x
-in time, 32 channels), a denoiser of 8 layers trained by flow matching, and a text encoder of 2 layers over a
+A diffusers `WanPipeline` of {millions:.1f} million weights in half precision, {megabytes:.1f} MB: an autoencoder
+(16 x in space, 4 x in time, 32 channels), a denoiser of 8 layers trained by flow matching, and a text encoder of 2 layers over a
 word-level vocabulary of {words} words. It draws 17 frames of 112 x 64 (112 x 63 once cropped to 16:9) at 8 fps; longer
 films are made window by window. Other shapes of frame were not trained.
 
@@ -43,7 +43,8 @@ Curves: `training_curves.png`. Reproduce with `python -m models.tiny.train`. {ma
 | all four | {all:.1%} | 75 % |
 
 By chance: colour and background 12.5 %, direction 25 %, shape 17 %. The measures are plain image processing
-(`training/measure.py`); on drawn clips they read colour {m_colour:.0%}, direction {m_direction:.0%}, background {m_background:.0%}, shape {m_shape:.0%} right.
+(`training/measure.py`); on drawn clips they read colour {m_colour:.0%}, direction {m_direction:.0%}, background
+{m_background:.0%}, shape {m_shape:.0%} right.
 
 PSNR by kind of clip, dB: {kinds}.
 

@@ -9,6 +9,7 @@ import math
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ ADAMW_LR = 1.5e-3
 MOTION_WEIGHT = 1.5
 
 
-class PaddedAttention(WanAttnProcessor):
+class PaddedAttention(WanAttnProcessor):  # type: ignore[misc]  # untyped base
     """Attends to a short text as if it were padded to the pipeline's 512 tokens.
 
     Padding tokens are all alike, so that many of them weigh as much as few with log(many / few) added to the score.
@@ -53,7 +54,8 @@ class PaddedAttention(WanAttnProcessor):
     ) -> Tensor:
         """As the library's, with the bias on texts."""
         mask = PaddedAttention.bias if encoder_hidden_states is not None else attention_mask
-        return super().__call__(attn, hidden_states, encoder_hidden_states, mask, rotary_emb)
+        attended: Tensor = super().__call__(attn, hidden_states, encoder_hidden_states, mask, rotary_emb)
+        return attended
 
 
 class Model(nn.Module):
@@ -77,12 +79,14 @@ class Model(nn.Module):
         pad = torch.log((TEXT_PADDED - count) / (length - count).clamp(min=1))
         bias = torch.where(real, torch.zeros_like(pad), pad)
         PaddedAttention.bias = bias[:, None, None, :].to(text.dtype)
-        return self.denoiser(noisy, times, text, return_dict=False)[0]
+        made: Tensor = self.denoiser(noisy, times, text, return_dict=False)[0]
+        return made
 
 
 def split(model: Model) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Matrices inside the blocks for Muon; embeddings, norms and both ends for AdamW."""
-    muon, adamw = [], []
+    muon: list[nn.Parameter] = []
+    adamw: list[nn.Parameter] = []
     for name, param in model.named_parameters():
         inner = param.dim() == 2 and (".blocks." in name or ".block." in name) and "relative" not in name
         (muon if inner else adamw).append(param)
@@ -154,7 +158,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint."""
-        content = {"model": self.model.state_dict(), "average": self.average.model.state_dict()}
+        content: dict[str, Any] = {"model": self.model.state_dict(), "average": self.average.model.state_dict()}
         content |= {"optimizers": self.optimizers.state_dict(), "step": self.step, "spent_s": self.spent_s}
         state.save(self.path, content)
 
@@ -193,7 +197,8 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16):
             made = self.model(noisy, times, ids, mask)
         error = (made.float() - (noise - window)).pow(2) * motion_weights(window)
-        return error[:, :, prefix:].mean()
+        loss: Tensor = error[:, :, prefix:].mean()
+        return loss
 
     def train(self, minutes: float, export_every_s: float = 480, grow_every: int = 3, most: int = 20_000) -> Path:
         """Train for `minutes` of wall clock in all; the cache grows by a clip every few steps, up to `most`.
@@ -209,7 +214,7 @@ class Trainer:
             if len(self.cache.entries) < most and self.step % grow_every == 0:
                 self.cache.grow(1)
             loss = self.loss()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             if math.isfinite(norm):
                 self.optimizers.step(schedule(self.spent_s / (minutes * 60), self.step, floor=0.03))

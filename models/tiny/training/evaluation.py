@@ -5,6 +5,7 @@ Runs the plain pipeline from the weights folder, nothing else, so the figures ar
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -158,4 +159,4 @@ def main(arguments: list[str] | None = None) -> None:
     text = json.dumps(figures, indent=2)
     (state.folder() / "evaluation.json").write_text(text + "\n")
     card.write(figures, WEIGHTS.parent, len(WORDS), options.weights)
-    print(text)
+    sys.stdout.write(text + "\n")

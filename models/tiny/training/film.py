@@ -46,15 +46,15 @@ def film(
 ) -> Tensor:
     """A clip (frames, 64, 112, 3) in 0..1 of any length."""
     generator = torch.Generator().manual_seed(seed)
-    stream: Tensor | None = None
+    stream = torch.empty(1, pipeline.transformer.config.in_channels, 0, 4, 7)
     for window in range(phases.windows_for(frames)):
         text = phases.prompt_for(read.text, read.kind, read.speed, window, frames)
-        prefix = None if stream is None else stream[:, :, -phases.PREFIX_LATENTS :]
+        prefix = stream[:, :, -phases.PREFIX_LATENTS :] if window else None
         made = window_latents(pipeline, text, prefix, steps, guidance, generator)
-        stream = made if stream is None else torch.cat([stream, made[:, :, phases.PREFIX_LATENTS :]], dim=2)
-    assert stream is not None
+        stream = torch.cat([stream, made[:, :, phases.PREFIX_LATENTS if window else 0 :]], dim=2)
     config = pipeline.vae.config
     shape = (1, -1, 1, 1, 1)
     latents = stream * torch.tensor(config.latents_std).view(shape) + torch.tensor(config.latents_mean).view(shape)
     clip = pipeline.vae.decode(latents).sample[0]
-    return clip.permute(1, 2, 3, 0).add(1).div(2).clamp(0, 1)[:frames]
+    shown: Tensor = clip.permute(1, 2, 3, 0).add(1).div(2).clamp(0, 1)[:frames]
+    return shown

@@ -19,7 +19,8 @@ def _space(layer: WanResample, x: Tensor) -> Tensor:
     batch, channels, frames, height, width = x.shape
     flat = x.transpose(1, 2).reshape(batch * frames, channels, height, width)
     flat = layer.resample(flat)
-    return flat.reshape(batch, frames, *flat.shape[1:]).transpose(1, 2)
+    made: Tensor = flat.reshape(batch, frames, *flat.shape[1:]).transpose(1, 2)
+    return made
 
 
 def _down_in_time(layer: WanResample, x: Tensor) -> Tensor:
@@ -72,4 +73,5 @@ def decode(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
     Unlike the library's decode it does not clamp, so that gradients flow everywhere.
     """
     x = vae.decoder(vae.post_quant_conv(latents), first_chunk=True)
-    return unpatchify(x, patch_size=vae.config.patch_size or 1)
+    clips: Tensor = unpatchify(x, patch_size=vae.config.patch_size or 1)
+    return clips

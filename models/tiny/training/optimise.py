@@ -8,6 +8,7 @@ by 0.2 sqrt(max(rows, columns)) gives it AdamW's usual size, so one learning rat
 import copy
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,8 @@ def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).float()
+    result: Tensor = (x.mT if tall else x).float()
+    return result
 
 
 class Muon(torch.optim.Optimizer):
@@ -35,7 +37,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "decay": decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closures here
         """Move every parameter that has a gradient; those of one shape are orthogonalised together."""
         for group in self.param_groups:
             alike: dict[tuple[int, int], list[nn.Parameter]] = {}
@@ -56,7 +58,8 @@ class Muon(torch.optim.Optimizer):
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(param)
         state["momentum"].mul_(momentum).add_(param.grad)
-        return param.grad + momentum * state["momentum"]
+        ahead: Tensor = param.grad + momentum * state["momentum"]
+        return ahead
 
 
 class Optimizers:
@@ -77,11 +80,11 @@ class Optimizers:
             part.step()
             part.zero_grad(set_to_none=True)
 
-    def state_dict(self) -> list[dict]:
+    def state_dict(self) -> list[dict[str, Any]]:
         """State of both, for a checkpoint."""
         return [part.state_dict() for part in self.parts]
 
-    def load_state_dict(self, states: list[dict]) -> None:
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         """Take up the state of a checkpoint."""
         for part, state in zip(self.parts, states, strict=True):
             part.load_state_dict(state)

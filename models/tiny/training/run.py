@@ -1,6 +1,7 @@
 """The whole training from nothing, resumable at every point: autoencoder, latents, denoiser, exported weights."""
 
 import argparse
+import logging
 from pathlib import Path
 
 import torch
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> Path:
     parser.add_argument("--random", action="store_true", help="only export an untrained pipeline")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.random:
         random_pipeline()
         return export.WEIGHTS

@@ -1,6 +1,7 @@
 """Where training keeps its state, how it saves it without ever leaving half a file, and its CSV log."""
 
 import csv
+import logging
 import os
 import time
 from pathlib import Path
@@ -35,7 +36,7 @@ class Log:
         self.path = path
 
     def row(self, **values: float | int | str) -> None:
-        """Append one row, with the time of day, and print it."""
+        """Append one row, with the time of day, and report it."""
         values = {"time": time.strftime("%H:%M:%S", time.gmtime()), **values}
         text = {key: f"{value:.5g}" if isinstance(value, float) else str(value) for key, value in values.items()}
         new = not self.path.exists()
@@ -44,4 +45,4 @@ class Log:
             if new:
                 writer.writeheader()
             writer.writerow(text)
-        print(" ".join(f"{key}={value}" for key, value in text.items()), flush=True)
+        logging.info(" ".join(f"{key}={value}" for key, value in text.items()))

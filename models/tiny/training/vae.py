@@ -5,8 +5,10 @@ all starts. Latents get a little fixed noise and a weak penalty on their size, w
 denoiser; the encoder's own variance is not used.
 """
 
+import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,17 +75,18 @@ def kernels_last(vae: AutoencoderKLWan) -> None:
             param.data = param.data.contiguous(memory_format=torch.channels_last_3d)
 
 
-def split(model: torch.nn.Module) -> tuple[list, list]:
+def split(model: torch.nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
     """Parameters for Muon (kernels and matrices inside the network) and for AdamW (the rest, both ends included)."""
     ends = ("encoder.conv_in", "decoder.conv_out", "quant_conv", "post_quant_conv", "encoder.conv_out")
-    muon, adamw = [], []
+    muon: list[torch.nn.Parameter] = []
+    adamw: list[torch.nn.Parameter] = []
     for name, param in model.named_parameters():
         inner = param.dim() >= 4 and not name.startswith(ends) and min(param.shape[0], param[0].numel()) > 1
         (muon if inner else adamw).append(param)
     return muon, adamw
 
 
-def train(minutes: float, name: str = "vae", muon: bool = True, save_every_s: float = 120, **changes: object) -> Path:
+def train(minutes: float, name: str = "vae", muon: bool = True, save_every_s: float = 120, **changes: Any) -> Path:
     """Train for `minutes` of wall clock in all, going on from the last checkpoint. Returns the checkpoint's path."""
     path = state.folder() / f"{name}.pt"
     log = state.Log(state.folder() / f"{name}.csv")
@@ -112,7 +115,7 @@ def train(minutes: float, name: str = "vae", muon: bool = True, save_every_s: fl
     while spent < minutes * 60:
         clips = batch(step).contiguous(memory_format=torch.channels_last_3d)
         loss, mse = loss_of(vae, clips, generator)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch
         norm = torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         if torch.isfinite(norm):
             optimizers.step(schedule(spent / (minutes * 60), step))
@@ -133,5 +136,5 @@ def train(minutes: float, name: str = "vae", muon: bool = True, save_every_s: fl
             saved_at = spent
     keep()
     value, kinds = psnr(average.model, 64)
-    print("unseen clips, dB:", round(value, 2), kinds, flush=True)
+    logging.info("unseen clips, dB: %.2f %s", value, kinds)
     return path

@@ -97,6 +97,7 @@ class Curve:
         self.weights = falloff**index / np.sum(falloff**index)
 
     def __call__(self, x: Array) -> Array:
+        """Heights of the line over `x` pixels."""
         total = np.zeros_like(x)
         for wave, phase, weight in zip(self.waves, self.phases, self.weights, strict=True):
             total = total + weight * np.sin(wave * x + phase)
@@ -120,6 +121,7 @@ class Field:
         self.phases = rng.uniform(0, 2 * np.pi, waves)
 
     def __call__(self, x: Array, y: Array) -> Array:
+        """Values at (x, y) pixels."""
         total = np.zeros(np.broadcast_shapes(x.shape, y.shape), dtype=np.float32)
         for kx, ky, phase in zip(self.kx, self.ky, self.phases, strict=True):
             total += np.sin(np.float32(kx) * x + np.float32(ky) * y + np.float32(phase))

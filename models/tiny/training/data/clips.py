@@ -1,12 +1,13 @@
 """Choose what a clip shows and draw it. Equal seeds give equal clips."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.tiny.training.data import attributes as attr
-from models.tiny.training.data.attributes import Spec, allowed, held_out
+from models.tiny.training.data.attributes import Kind, Spec, allowed, held_out
 from models.tiny.training.data.canvas import FPS, FRAMES, Rng, finish, times
 from models.tiny.training.data.scenes import SCENES
 from models.tiny.training.data.shapes import CYCLE_S, ball_clip, shape_clip
@@ -49,36 +50,39 @@ class Clip:
     frames: NDArray[np.uint8]
 
 
+def _pick(rng: Rng, options: tuple[str, ...]) -> str:
+    return str(rng.choice(options))
+
+
 def random_spec(rng: Rng, kind: str | None = None, evaluation: bool = False) -> Spec:
     """Draw what a clip shows. Shapes are taken from the trained or, if asked, only from the held-out combinations."""
     kind = kind or str(
         rng.choice(list(KIND_WEIGHTS), p=np.array(list(KIND_WEIGHTS.values())) / sum(KIND_WEIGHTS.values()))
     )
-    pick = lambda options: str(rng.choice(options))  # noqa: E731
     if kind in ("shape", "ball"):
         while True:
             spec = Spec(
-                kind=kind,
-                shape=pick(attr.SHAPES) if kind == "shape" else "circle",
-                colour=pick(attr.COLOURS),
-                size=pick(attr.SIZES),
-                direction=pick(attr.DIRECTIONS) if kind == "shape" else "",
-                speed=pick(attr.SPEEDS) if kind == "shape" else "",
-                background=pick(attr.BACKGROUNDS),
+                kind=cast(Kind, kind),
+                shape=_pick(rng, attr.SHAPES) if kind == "shape" else "circle",
+                colour=_pick(rng, attr.COLOURS),
+                size=_pick(rng, attr.SIZES),
+                direction=_pick(rng, attr.DIRECTIONS) if kind == "shape" else "",
+                speed=_pick(rng, attr.SPEEDS) if kind == "shape" else "",
+                background=_pick(rng, attr.BACKGROUNDS),
             )
             kept_back = held_out(spec.colour, spec.shape, spec.direction, spec.background)
             if allowed(spec.colour, spec.background) and kept_back == evaluation:
                 return spec
     if kind in ("sunset", "sunrise"):
         place = str(rng.choice(attr.SUN_PLACES, p=[0.5, 0.28, 0.22]))
-        return Spec(kind=kind, place=place, palette=pick(attr.SUN_PALETTES))
+        return Spec(kind=cast(Kind, kind), place=place, palette=_pick(rng, attr.SUN_PALETTES))
     if kind in ("snow", "rain"):
-        return Spec(kind=kind, place=pick(attr.WEATHER_PLACES))
+        return Spec(kind=cast(Kind, kind), place=_pick(rng, attr.WEATHER_PLACES))
     if kind == "clouds":
-        return Spec(kind=kind, direction=pick(("left", "right")))
+        return Spec(kind=cast(Kind, kind), direction=_pick(rng, ("left", "right")))
     if kind == "fireworks":
-        return Spec(kind=kind, colour=pick((*attr.COLOURS, "", "", "", "")))
-    return Spec(kind=kind)
+        return Spec(kind=cast(Kind, kind), colour=_pick(rng, (*attr.COLOURS, "", "", "", "")))
+    return Spec(kind=cast(Kind, kind))
 
 
 def cycle_s(spec: Spec, rng: Rng) -> float:
