@@ -42,7 +42,6 @@ def serve_all(data: Path | None, host: str | None, port: int | None) -> None:
 
     async def stages(app: web.Application) -> AsyncIterator[None]:
         await asyncio.to_thread(runtime.start)
-        await asyncio.to_thread(runtime.resume)
         yield
         await asyncio.to_thread(runtime.stop, settings.worker.grace_s)
 
