@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cli import console
 from config.catalogue import Catalogue
+from config.errors import ConfigError
 from config.settings import Settings, load
 from pipeline import logging
 
@@ -53,11 +54,17 @@ def serve_gateway() -> None:
     """Run the HTTP API until SIGINT or SIGTERM.
 
     Raises:
+        ConfigError: the broker is in memory.
         T2MError: see `gateway.serve.run_gateway`.
     """
     from gateway.serve import run_gateway
 
     settings = _settings()
+    if settings.embedded:
+        raise ConfigError(
+            "`broker.url` is memory://, which no worker can reach.",
+            remedy="Set `broker.url` (T2M_BROKER__URL) to the amqp:// URL of a RabbitMQ server, or use `t2m serve`.",
+        )
     run_gateway(settings, Catalogue.load(settings.models.catalogue), _announcer("t2m token --user me"))
 
 
