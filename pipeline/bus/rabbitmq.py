@@ -13,7 +13,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -32,9 +33,9 @@ from aiormq.exceptions import AMQPError, ChannelPreconditionFailed, ProbableAuth
 from pipeline import topology
 from pipeline.bus.base import Ack, Item
 from pipeline.bus.listeners import Listeners
-from pipeline.bus.wire import Unreadable, decode, encode, routing_key
+from pipeline.bus.outlet import Outlet
+from pipeline.bus.wire import Unreadable, decode
 from pipeline.errors import BrokerError
-from pipeline.vocabulary import Event
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -65,6 +66,7 @@ class Link:
     events: AbstractRobustExchange
     control: AbstractRobustExchange
     projector: AbstractRobustQueue
+    resending: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod
     async def open(cls, url: str, queue_type: str) -> Link:
@@ -117,21 +119,20 @@ class Link:
         return queue
 
     async def send(self, exchange: AbstractRobustExchange, message: Message, key: str, *, mandatory: bool) -> None:
-        """Publish until confirmed.
+        """Publish until confirmed; what must be sent again goes in the order it failed, and before what is new.
 
         Raises:
             BrokerError: no confirm came for 15 s.
         """
+        publish = partial(exchange.publish, message, key, mandatory=mandatory)
         give_up = time.monotonic() + PUBLISH_S
-        while True:
-            try:
-                async with asyncio.timeout(give_up - time.monotonic()):
-                    await exchange.publish(message, key, mandatory=mandatory)
-                return
-            except LOST as error:
+        if not self.resending.locked() and await _failure(publish, give_up) is None:
+            return
+        async with self.resending:
+            while (error := await _failure(publish, give_up)) is not None:
                 if time.monotonic() + PAUSE_S > give_up:
                     raise _explain(self.url, error) from error
-            await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(PAUSE_S)
 
 
 class RabbitPublisher(Listeners):
@@ -147,6 +148,7 @@ class RabbitPublisher(Listeners):
 
     def __init__(self, url: str, queue_type: str = "classic") -> None:
         super().__init__()
+        self._outlet = Outlet(url)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="event-bus", daemon=True)
         self._thread.start()
@@ -162,13 +164,12 @@ class RabbitPublisher(Listeners):
 
     def publish_soon(self, event: Item) -> Future[None]:
         """See `EventPublisher.publish_soon`."""
-        message, key, lasting = encode(event), routing_key(event), isinstance(event, Event)
-        sending = self._link.send(self._link.events, message, key, mandatory=lasting)
-        return asyncio.run_coroutine_threadsafe(sending, self._loop)
+        return self._outlet.send(event)
 
     def close(self) -> None:
         """See `EventPublisher.close`."""
         if self._thread.is_alive():
+            self._outlet.close()
             self._run(self._link.connection.close())
             self._end()
 
@@ -261,6 +262,16 @@ class RabbitSubscriber:
         await self._linked()
         while (received := await self._received.get()) is not None:
             yield received
+
+
+async def _failure(publish: Callable[[], Awaitable[object]], give_up: float) -> BaseException | None:
+    """Why `publish` was not confirmed before `give_up` (of the monotonic clock); None if it was."""
+    try:
+        async with asyncio.timeout(max(0.0, give_up - time.monotonic())):
+            await publish()
+    except LOST as error:
+        return error
+    return None
 
 
 async def _cancel_others() -> None:

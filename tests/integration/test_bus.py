@@ -224,6 +224,34 @@ async def test_events_survive_a_restart_of_the_broker(rabbit, rabbitmq):
             await asyncio.sleep(0.1)
 
 
+async def test_events_keep_their_order_over_an_outage(rabbit, rabbitmq):
+    subscriber, publisher = await rabbit.subscriber(), await asyncio.to_thread(rabbit.publisher)
+    stopped, sent = threading.Event(), []
+    restarting = asyncio.ensure_future(asyncio.to_thread(rabbitmq.restart))
+
+    def publish() -> None:
+        promised = []
+        while not stopped.wait(0.01):
+            sent.append(event(len(sent)))
+            promised.append(publisher.publish_soon(sent[-1]))
+        for future in promised:
+            future.result(30)
+
+    publishing = asyncio.ensure_future(asyncio.to_thread(publish))
+    await restarting
+    await asyncio.sleep(0.2)
+    stopped.set()
+    await publishing
+    order: dict[int, None] = {}  # what was sent twice counts where it came first
+    async with asyncio.timeout(20):
+        async for item, ack in subscriber.events():
+            order[item.n] = None
+            await ack()
+            if len(order) == len(sent):
+                break
+    assert list(order) == list(range(len(sent)))
+
+
 async def test_publishing_to_a_broker_that_is_down_fails_in_bounded_time(rabbit, rabbitmq, monkeypatch):
     monkeypatch.setattr(rabbit_bus, "PUBLISH_S", 1.0)
     publisher = await asyncio.to_thread(rabbit.publisher)
