@@ -32,7 +32,7 @@ trained on; they are what is measured below.
 
 Curves: `training_curves.png`. Reproduce with `python -m models.tiny.train`. {maturity}
 
-## Figures (`python -m models.tiny.evaluate`; {count} generations, {steps} steps, guidance {guidance})
+## Figures (`python -m models.tiny.evaluate`; {count} generations, {clips} drawn clips, {steps} steps, guidance {guidance})
 | measured | result | goal |
 |---|---|---|
 | autoencoder on unseen clips, PSNR | {psnr_db:.2f} dB | 26 dB |
@@ -93,7 +93,7 @@ def write(figures: dict[str, Any], folder: Path, words: int, weights: Path) -> N
     size = sum(path.stat().st_size for path in weights.rglob("*.safetensors"))
     met = figures["held_out"]["all"] >= 0.75 and figures["psnr_db"] >= 26
     text = TEXT.format(
-        **{key: figures[key] for key in ("count", "steps", "guidance", "psnr_db")},
+        **{key: figures[key] for key in ("count", "clips", "steps", "guidance", "psnr_db")},
         **figures["held_out"],
         **{f"m_{key}": value for key, value in figures["measure_on_drawn_clips"].items()},
         millions=size / 2e6,

@@ -141,6 +141,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Evaluate and write `evaluation.json` to the training folder, the card, its curves and its contact sheet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=200, help="generations of held-out combinations (default 200)")
+    parser.add_argument("--clips", type=int, default=100, help="drawn clips to measure on (default 100)")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=4.0)
     parser.add_argument("--threads", type=int, default=2)
@@ -150,10 +151,15 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     pipeline = load(options.weights)
     began = time.monotonic()
-    figures: dict[str, object] = {"guidance": options.guidance, "steps": options.steps, "count": options.count}
+    figures: dict[str, object] = {
+        "guidance": options.guidance,
+        "steps": options.steps,
+        "count": options.count,
+        "clips": options.clips,
+    }
     sheet(pipeline, options.sheet, options.steps, options.guidance)
-    figures["psnr_db"], figures["psnr_by_kind_db"] = reconstruction(pipeline, 96)
-    figures["measure_on_drawn_clips"] = accuracy_of_measure()
+    figures["psnr_db"], figures["psnr_by_kind_db"] = reconstruction(pipeline, options.clips)
+    figures["measure_on_drawn_clips"] = accuracy_of_measure(options.clips)
     figures["held_out"] = accuracy(pipeline, options.count, options.steps, options.guidance)
     figures["seconds"] = round(time.monotonic() - began)
     text = json.dumps(figures, indent=2)
