@@ -148,11 +148,10 @@ class Completed:
         threading.Thread(target=channel.start_consuming, daemon=True).start()
 
     def _note(self, channel: object, method: pika.spec.Basic.Deliver, properties: object, body: bytes) -> None:
+        if self._by_key and not method.routing_key.endswith(".completed"):
+            return
         with self._changed:
-            if not self._by_key:
-                self._names.add(body.decode())
-            elif method.routing_key.endswith(".completed"):
-                self._names.add(method.routing_key.split(".")[1])
+            self._names.add(method.routing_key.split(".")[1] if self._by_key else body.decode())
             self._changed.notify_all()
 
     def wait_for(self, name: str) -> None:

@@ -79,7 +79,7 @@ def _parse(runner: Runner, body: dict[str, Any]) -> StageMessage | None:
     try:
         return StageMessage.model_validate(body)
     except ValidationError as error:
-        log.error("message refused", body=body, error=str(error))
+        log.error("message refused", error=str(error))
     try:
         sender = StageMessage.model_validate({**body, "version": 1})
     except (ValidationError, TypeError) as error:

@@ -11,7 +11,12 @@ from pipeline.vocabulary import JobRequest, Stage, StageMessage, now
 def first_message(request: JobRequest, epoch: int = 1) -> StageMessage:
     """The message that starts a job; `epoch` counts how often it was sent."""
     return StageMessage(
-        job_id=request.job_id, stage=Stage.RENDER, epoch=epoch, trace_id=request.trace_id, sent_at=now()
+        job_id=request.job_id,
+        stage=Stage.RENDER,
+        epoch=epoch,
+        trace_id=request.trace_id,
+        sent_at=now(),
+        request=request,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -16,6 +16,9 @@ from pipeline.vocabulary import Final, JobRequest, Stage, StageRecord, Status, W
 
 CACHED_WORDS = 256
 """Requests and records kept in memory, some 2 kB each: those of the jobs in hand, so that no stage reads them twice."""
+
+READING = 16
+"""Words read at a time; two whose keys share a lock merely wait for each other."""
 
 WordT = TypeVar("WordT", bound=Word)
 
@@ -30,6 +33,7 @@ class Jobs:
         self.store = store
         self._known: OrderedDict[str, Word] = OrderedDict()
         self._lock = threading.Lock()
+        self._reading = [threading.Lock() for _ in range(READING)]
 
     def accept(self, request: JobRequest) -> None:
         """Create `request.json`. Raises `AlreadyExists`."""
@@ -48,6 +52,18 @@ class Jobs:
     def present(self, job_id: str) -> frozenset[str]:
         """Keys of all objects of a job: in one request, what asking for verdict and records would take several."""
         return frozenset(info.key for info in self.store.list(f"jobs/{job_id}/"))
+
+    def learn(self, request: JobRequest | None, records: Iterable[StageRecord]) -> None:
+        """Remember what a message brought along."""
+        if request is not None:
+            self._remember(keys.request(request.job_id), request)
+        for record in records:
+            self._remember(keys.record(record.job_id, record.stage), record)
+
+    def known(self, job_id: str, stages: Iterable[Stage]) -> tuple[StageRecord, ...]:
+        """Those of the records that are in memory."""
+        found = (self._recall(keys.record(job_id, stage), StageRecord) for stage in stages)
+        return tuple(record for record in found if record is not None)
 
     def record(self, job_id: str, stage: Stage) -> StageRecord | None:
         """The record of a finished stage, None before. Raises `RecordUnreadable`."""
@@ -127,10 +143,11 @@ class Jobs:
             self.store.create(key, data, "text/plain")
 
     def _load(self, key: str, kind: type[WordT]) -> WordT | None:
-        word = self._read(key, kind)
-        if word is not None:
-            self._remember(key, word)
-        return word
+        with self._reading[hash(key) % len(self._reading)]:  # neighbours want the same words at the same time
+            word = self._recall(key, kind) or self._read(key, kind)
+            if word is not None:
+                self._remember(key, word)
+            return word
 
     def _read(self, key: str, kind: type[WordT]) -> WordT | None:
         try:

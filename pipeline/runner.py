@@ -17,7 +17,6 @@ import os
 import tempfile
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -54,9 +53,6 @@ from stages.contract import Artifact
 TRANSFERS = 4
 """Blobs moved at a time: enough to hide a store's latency behind the many small files of HLS."""
 
-CLAIMS_KEPT = 256
-"""Joins remembered: neighbours finish within seconds of each other."""
-
 Send = Callable[[StageMessage, str], None]
 """Queues a message for a job of a model; raises `BrokerError`."""
 Watch = Callable[[], AbstractContextManager[Callable[[], None]]]
@@ -81,30 +77,32 @@ class TryAgain(Exception):
         self.error = error
 
 
-class Claims:
-    """Joins this process has sent on: neighbours that run side by side here would each see both records.
+class Neighbours:
+    """Stages that are joined later and run side by side here: the first to finish leaves the rest to the other.
 
-    Only spares messages; across processes both may send, which is harmless.
+    Only spares requests and messages; neighbours in different processes find each other by their records.
     """
 
     def __init__(self) -> None:
-        self._claimed: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self._running: list[tuple[str, Stage]] = []
         self._lock = threading.Lock()
 
     @contextmanager
-    def claim(self, join: tuple[str, int]) -> Iterator[bool]:
-        """True for the first to come; free again if it fails."""
+    def running(self, job_id: str, stage: Stage) -> Iterator[None]:
+        """While a run goes on that will look for its neighbour's record."""
         with self._lock:
-            mine = join not in self._claimed
-            self._claimed[join] = None
-            while len(self._claimed) > CLAIMS_KEPT:
-                self._claimed.popitem(last=False)
+            self._running.append((job_id, stage))
         try:
-            yield mine
-        except BaseException:
-            with self._lock:
-                self._claimed.pop(join, None)
-            raise
+            yield
+        finally:
+            self.left_to(job_id, stage, None)
+
+    def left_to(self, job_id: str, stage: Stage, neighbour: Stage | None) -> bool:
+        """`stage` has its record: will `neighbour`, which still runs here, see both?"""
+        with self._lock:
+            if (job_id, stage) in self._running:
+                self._running.remove((job_id, stage))
+            return neighbour is not None and (job_id, neighbour) in self._running
 
 
 class Runner:
@@ -131,7 +129,7 @@ class Runner:
         self._jobs, self._publisher, self._send = jobs, publisher, send
         self._functions, self._scratch, self._watch = functions, scratch, watch
         self.stops = stops or Stops()
-        self._joins = Claims()
+        self._neighbours = Neighbours()
         self._transfers = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="transfer")
         publisher.on_cancel(self.stops.hurry)
 
@@ -168,7 +166,8 @@ class Runner:
         events = self._events(message)
         try:
             try:
-                outcome = self._run(message, events, redelivered)
+                with self._neighbours.running(message.job_id, message.stage):
+                    outcome = self._run(message, events, redelivered)
             except Interrupted as interrupted:
                 outcome = self._interrupted(message, interrupted, events)
             events.flush()
@@ -177,7 +176,11 @@ class Runner:
             return self._failed(message, translated(error), retries_left, events)
 
     def _run(self, message: StageMessage, events: Events, redelivered: bool) -> str:
-        present = frozenset[str]() if _fresh(message, redelivered) else self._jobs.present(message.job_id)
+        present: frozenset[str] = frozenset()
+        if _fresh(message, redelivered):
+            self._jobs.learn(message.request, message.records)
+        else:
+            present = self._jobs.present(message.job_id)
         if keys.final(message.job_id) in present and (final := self._jobs.final(message.job_id)):
             events.close(final)
             return "decided"
@@ -215,7 +218,6 @@ class Runner:
         record = self._work(message, request, records, events)
         artifacts = (*steps.published(records), *record.outputs)
         facts = records[Stage.METADATA].facts.get("metadata", {})
-        events.finished()
         final = Final(job_id=request.job_id, status=Status.COMPLETED, at=now(), artifacts=artifacts, metadata=facts)
         self._decide(final, events, request.model)
         return "done"
@@ -297,16 +299,23 @@ class Runner:
 
     def _hand_on(self, message: StageMessage, request: JobRequest) -> None:
         step = CHAIN[message.stage]
-        if step.joins is not None and not self._jobs.has_record(message.job_id, step.joins):
-            return  # the neighbour sees both records when it has written its own
-        with self._joins.claim((message.job_id, message.epoch)) if step.joins else nullcontext(True) as mine:
-            for stage in step.follows if mine else ():
-                following = message.model_copy(update={"stage": stage, "hop": 0, "sent_at": now()})
-                self._send(following, request.model)
+        if step.joins is not None and not self._is_last(message, step.joins):
+            return
+        for stage in step.follows:
+            records = self._jobs.known(message.job_id, CHAIN[stage].reads)
+            self._send(_following(message, stage, request, records), request.model)
+
+    def _is_last(self, message: StageMessage, neighbour: Stage) -> bool:
+        """Whether the neighbour has its record, too; if not, it will see both when it has written its own."""
+        if self._neighbours.left_to(message.job_id, message.stage, neighbour):
+            return False
+        return self._jobs.has_record(message.job_id, neighbour)
 
     def _interrupted(self, message: StageMessage, interrupted: Interrupted, events: Events) -> str:
         if interrupted.reason == "drain":
-            again = message.model_copy(update={"hop": message.hop + 1, "sent_at": now()})
+            again = message.model_copy(
+                update={"hop": message.hop + 1, "sent_at": now(), "request": None, "records": ()}
+            )
             self._send(again, self._jobs.request(message.job_id).model)
             return "handed back"
         final = self._jobs.final(message.job_id)
@@ -342,6 +351,14 @@ class Runner:
             return self._jobs.request(job_id).model
         except T2MError:
             return "unknown"
+
+
+def _following(
+    message: StageMessage, stage: Stage, request: JobRequest, records: tuple[StageRecord, ...]
+) -> StageMessage:
+    return message.model_copy(
+        update={"stage": stage, "hop": 0, "sent_at": now(), "request": request, "records": records}
+    )
 
 
 def _fresh(message: StageMessage, redelivered: bool) -> bool:

@@ -125,6 +125,8 @@ class StageMessage(Word):
         epoch: how often the dispatcher has sent this job; orders events of different runs.
         hop: how often this stage handed itself on from a checkpoint.
         sent_at: for the queue-wait histogram.
+        request, records: what the sender had at hand of what the stage reads, which spares a prompt receiver the
+            requests to the store; the store has the truth, and receivers that come later ask it.
     """
 
     job_id: str
@@ -133,6 +135,8 @@ class StageMessage(Word):
     hop: int = 0
     trace_id: str
     sent_at: AwareDatetime
+    request: JobRequest | None = None
+    records: tuple[StageRecord, ...] = ()
 
 
 class ArtifactRef(Word):

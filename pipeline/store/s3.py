@@ -18,9 +18,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 from uuid import uuid4
 from xml.etree.ElementTree import ParseError
 
@@ -242,8 +243,14 @@ class S3Store:
 
     def _url(self, key: str) -> SplitResult:
         """Where the SDK would send a request for `key`, path- or virtual-host-style."""
-        presigned: str = self._client.presigned_put_object(self._bucket, check_key(key))
-        return urlsplit(presigned)._replace(query="")
+        return self._base._replace(path=self._base.path + quote(check_key(key)))
+
+    @cached_property
+    def _base(self) -> SplitResult:
+        """URL of the bucket; presigning is how the SDK tells it, and too slow to ask for each key."""
+        presigned: str = self._client.presigned_put_object(self._bucket, "k")
+        url = urlsplit(presigned)
+        return url._replace(path=url.path.removesuffix("k"), query="")
 
     def _etag_of_write(self, key: str, token: str) -> str | None:
         """The etag of the object if it is the write marked with `token`."""
