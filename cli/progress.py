@@ -37,7 +37,7 @@ def display(console: Console) -> Display:
 
 def fraction_of(event: Event) -> float | None:
     """Share of its stage that is done after `event`; None if it does not say."""
-    return 1.0 if event.kind is EventKind.FINISHED else event.fraction
+    return 1.0 if event.kind in (EventKind.FINISHED, EventKind.COMPLETED) else event.fraction
 
 
 class Bars:

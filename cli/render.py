@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from cli import console
@@ -46,16 +45,16 @@ def render_to(body: Mapping[str, object], out: Path, data: Path | None, *, debug
     request = resolve(body, user_id=USER, catalogue=catalogue, default_model=settings.models.default)
     check_writable(out)
     check_writable(settings.data_dir)
-    with _logging(settings, debug):
-        check_before(settings, catalogue.get(request.model), request, out)
-        runtime = EmbeddedRuntime(settings, catalogue)
-        final = run(runtime, request, display(console.err))
-        if final.status is Status.CANCELLED:
-            console.note(f"Cancelled; nothing was written to {out}.")
-            return console.EXIT_INTERRUPTED
-        if final.failure:
-            raise _failed(final.failure)
-        export(runtime.store, final.artifacts, out)
+    _log(settings, debug)
+    check_before(settings, catalogue.get(request.model), request, out)
+    runtime = EmbeddedRuntime(settings, catalogue)
+    final = run(runtime, request, display(console.err))
+    if final.status is Status.CANCELLED:
+        console.note(f"Cancelled; nothing was written to {out}.")
+        return console.EXIT_INTERRUPTED
+    if final.failure:
+        raise _failed(final.failure)
+    export(runtime.store, final.artifacts, out)
     _tell(out, final, request)
     return 0
 
@@ -81,16 +80,10 @@ def check_before(settings: Settings, entry: ModelEntry, request: JobRequest, out
     locate(entry, settings.models)
 
 
-@contextmanager
-def _logging(settings: Settings, debug: bool) -> Iterator[None]:
-    """Logs go to a file in the data folder, with `debug` to the terminal."""
-    if debug:
-        logging.configure(settings.log, logging.secrets_of(settings), sys.stderr)
-        yield
-        return
-    with (settings.data_dir / LOG_FILE).open("a", encoding="utf-8") as stream:
-        logging.configure(settings.log, logging.secrets_of(settings), stream)
-        yield
+def _log(settings: Settings, debug: bool) -> None:
+    """Send logs to a file in the data folder, with `debug` to the terminal; open to the end of the process."""
+    stream = sys.stderr if debug else (settings.data_dir / LOG_FILE).open("a", encoding="utf-8")
+    logging.configure(settings.log, logging.secrets_of(settings), stream)
 
 
 def run(runtime: EmbeddedRuntime, request: JobRequest, shown: Display) -> Final:
