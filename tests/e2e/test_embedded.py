@@ -179,7 +179,14 @@ def test_a_second_render_replaces_the_first_whole(tmp_path: Path) -> None:
 def test_an_interrupted_render_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "out"
     command = [T2M, "render", PROMPT, "--duration", "30", "--data", str(tmp_path / "data"), "--out", str(out)]
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell job ignores it
+    )
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("rendering: 0%"):
