@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from typing import Literal
 
 import structlog
 
@@ -14,6 +15,8 @@ from models.contract import Detail
 from pipeline.bus.base import EventPublisher
 from pipeline.errors import BrokerError
 from pipeline.vocabulary import Event, EventKind, Final, StageMessage, Status, new_id, now
+
+Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 MIN_INTERVAL_S = 0.25
 """Between two progress events of a stage: four a second are smooth to the eye and cheap to store."""
@@ -44,18 +47,25 @@ class Events:
         kind: EventKind,
         fraction: float | None = None,
         text: str = "",
-        level: str = "INFO",
+        level: Level = "INFO",
         data: Mapping[str, Detail] | None = None,
     ) -> None:
         """Publish one event soon."""
         with self._lock:
-            event = Event.model_validate(
-                {
-                    **self._message.model_dump(include={"job_id", "stage", "epoch", "hop"}),
-                    "id": new_id("event"), "kind": kind, "n": self._n, "at": now(), "fraction": fraction,
-                    "message": text, "level": level, "data": data or {},
-                }
-            )  # fmt: skip
+            event = Event(
+                id=new_id("event"),
+                job_id=self._message.job_id,
+                kind=kind,
+                stage=self._message.stage,
+                epoch=self._message.epoch,
+                hop=self._message.hop,
+                n=self._n,
+                at=now(),
+                fraction=fraction,
+                message=text,
+                level=level,
+                data=dict(data or {}),
+            )
             self._n += 1
             while self._under_way and _arrived(self._under_way[0][1]):
                 self._under_way.popleft()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from urllib.parse import urlsplit
 
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
@@ -16,17 +17,21 @@ from pipeline.vocabulary import Event, Heartbeat
 
 LOST = (AMQPError, OSError)
 CONNECT_S, BLOCKED_S, HEARTBEAT_S = 5, 15, 30
-SEND_S, PAUSE_S = 15.0, 0.25
-"""Longest wait for a confirm, lost connections included; and between two tries."""
+PAUSE_S = 0.25
+"""Between two tries."""
 
 
 class Outlet:
     """Publishes events one after the other, each confirmed; the exchange must be there.
 
     Its connection dies while there is nothing to send, as nobody answers heartbeats then; the next event opens another.
+
+    Args:
+        limit_s: longest wait for a confirm, lost connections included.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, limit_s: float) -> None:
+        self._where, self._limit_s = urlsplit(url).netloc.rpartition("@")[2], limit_s
         self._parameters = pika.URLParameters(url)
         self._parameters.heartbeat = HEARTBEAT_S
         self._parameters.socket_timeout = CONNECT_S
@@ -37,7 +42,7 @@ class Outlet:
 
     def send(self, event: Event | Heartbeat) -> Future[None]:
         """Send soon; the result is there when it is confirmed, `BrokerError` when it is given up."""
-        return self._thread.submit(self._send, event, time.monotonic() + SEND_S)
+        return self._thread.submit(self._send, event, time.monotonic() + self._limit_s)
 
     def close(self) -> None:
         """Send what is left, and disconnect."""
@@ -53,7 +58,10 @@ class Outlet:
             except LOST as error:
                 self._disconnect()
                 if time.monotonic() + PAUSE_S > give_up:
-                    raise BrokerError("An event could not be published.", remedy="Is RabbitMQ up?") from error
+                    raise BrokerError(
+                        f"RabbitMQ at {self._where} cannot be reached.",
+                        remedy="Check that it runs and that `broker.url` is right.",
+                    ) from error
             time.sleep(PAUSE_S)
 
     def _open(self) -> BlockingChannel:

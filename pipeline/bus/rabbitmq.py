@@ -148,7 +148,7 @@ class RabbitPublisher(Listeners):
 
     def __init__(self, url: str, queue_type: str = "classic") -> None:
         super().__init__()
-        self._outlet = Outlet(url)
+        self._outlet = Outlet(url, PUBLISH_S)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="event-bus", daemon=True)
         self._thread.start()
