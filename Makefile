@@ -41,7 +41,8 @@ $(STAMP): requirements.lock pyproject.toml
 	@test -x $(BIN)/python && test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -oE 'torch==[0-9.]+' pyproject.toml)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . 2> $(VENV)/editable.log \
+		|| { cat $(VENV)/editable.log >&2; exit 1; } # setuptools warns of editable installs at length
 	$(BIN)/python -m pip check
 	@touch $@
 
@@ -83,6 +84,7 @@ lock: ## Resolve all dependencies anew and write the lock files with hashes
 	$(LOCK) --extra worker --extra dev --output-file requirements.lock pyproject.toml
 	$(LOCK) --extra worker --constraint requirements.lock --output-file deploy/worker.lock pyproject.toml
 	$(LOCK) --constraint requirements.lock --output-file deploy/gateway.lock pyproject.toml
+	sed -i '/^# WARNING: /,$$d' requirements.lock deploy/worker.lock deploy/gateway.lock # torch is left out on purpose
 
 bench: install servers ## Ratios against baselines run side by side
 	@for script in job chain encode memory; do echo "== $$script"; $(BIN)/python -m benchmarks.$$script; done
