@@ -110,8 +110,6 @@ def locate(entry: ModelEntry, settings: ModelSettings) -> Path:
         WeightsCorrupt: a file is not what the lock says.
     """
     folder = folder_of(entry, settings)
-    if entry.source == BUNDLED and (folder / INDEX).is_file() and not (folder / LOCK).is_file():
-        return folder
     if not (folder / LOCK).is_file():
         raise WeightsMissing(f"The weights of {entry.name} are not in {folder}.", remedy=_remedy(entry))
     check(entry, folder, digests=entry.source == BUNDLED)
