@@ -301,9 +301,12 @@ class Runner:
         step = CHAIN[message.stage]
         if step.joins is not None and not self._is_last(message, step.joins):
             return
-        for stage in step.follows:
+
+        def send(stage: Stage) -> None:
             records = self._jobs.known(message.job_id, CHAIN[stage].reads)
             self._send(_following(message, stage, request, records), request.model)
+
+        self._side_by_side(send, list(step.follows))
 
     def _is_last(self, message: StageMessage, neighbour: Stage) -> bool:
         """Whether the neighbour has its record, too; if not, it will see both when it has written its own."""

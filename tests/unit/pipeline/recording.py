@@ -52,7 +52,7 @@ class Recorder:
 
 
 class Bench:
-    """One runner over a store in `folder`; `sent` is what it queued, oldest first."""
+    """One runner over a store in `folder`; `sent` is what it queued, in the order of the stages."""
 
     def __init__(self, folder: Path, functions: Functions = SMALL) -> None:
         self.store = FileStore(folder / "store")
@@ -71,6 +71,7 @@ class Bench:
     def send(self, message: StageMessage, model: str) -> None:
         with self._lock:
             self.sent.append(message)
+            self.sent.sort(key=lambda sent: list(Stage).index(sent.stage))
 
     def accept(self, request: JobRequest) -> JobRequest:
         self.jobs.accept(request)

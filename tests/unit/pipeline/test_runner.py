@@ -71,7 +71,7 @@ def test_a_stage_has_its_record_before_the_next_message_goes(bench: Bench, reque
     bench.runner._send = send
     bench.runner.run(message(request_))
     bench.runner.run(message(request_, Stage.ENCODE))
-    assert seen == [Stage.ENCODE, Stage.THUMBNAILS, Stage.METADATA]
+    assert seen[0] is Stage.ENCODE and set(seen[1:]) == {Stage.THUMBNAILS, Stage.METADATA}
 
 
 def test_a_stage_whose_record_exists_is_not_run_again_but_handed_on(bench: Bench, request_: JobRequest):
@@ -97,7 +97,7 @@ def test_fresh_duplicates_of_every_message_end_in_the_same_records(bench: Bench,
         for _ in range(2):
             bench.another(SMALL).run(message(request_, stage, age_s=0))
         if stage is not Stage.PUBLISH:
-            assert [s.stage for s in bench.sent] == 2 * EXPECTED[stage]
+            assert sorted(s.stage for s in bench.sent) == sorted(2 * EXPECTED[stage])
             bench.sent.clear()
     final = bench.jobs.final(request_.job_id)
     assert final is not None and [ref.name for ref in final.artifacts] == PUBLISHED
