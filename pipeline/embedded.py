@@ -72,7 +72,7 @@ class EmbeddedRuntime:
             crew.start()
 
     def stop(self, grace_s: float = GRACE_S) -> None:
-        """Interrupt what runs and end all threads, in `grace_s` seconds at most; `resume` takes it up again."""
+        """Interrupt what runs and end all threads, in `grace_s` seconds at most; a job sent again goes on."""
         self._stops.draining.set()
         for crew in self._crews:
             crew.stop(grace_s)
@@ -88,13 +88,6 @@ class EmbeddedRuntime:
         final = self.jobs.cancel(job_id, by)
         self._stops.hurry(job_id)
         return final
-
-    def resume(self) -> tuple[str, ...]:
-        """Send again what an earlier process left unfinished; returns the job ids. Records say what is done already."""
-        requests = list(self.jobs.unfinished())
-        for request in requests:
-            send(self.broker, first_message(request), request.model)
-        return tuple(request.job_id for request in requests)
 
 
 def _expected(record: logging.LogRecord) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -124,17 +124,6 @@ class Jobs:
             except (AlreadyExists, PreconditionFailed):
                 continue  # another worker counted a loss at the same moment
             return lost
-
-    def unfinished(self) -> Iterator[JobRequest]:
-        """Jobs that were accepted and have no verdict yet, oldest first. Lists the whole `jobs/` prefix."""
-        asked, decided = set(), set()
-        for info in self.store.list("jobs/"):
-            job_id, _, name = info.key.removeprefix("jobs/").partition("/")
-            if name == "request.json":
-                asked.add(job_id)
-            elif name == "final":
-                decided.add(job_id)
-        return (self.request(job_id) for job_id in sorted(asked - decided))
 
     def _write(self, key: str, data: bytes, etag: str) -> None:
         if etag:

@@ -16,7 +16,7 @@ from config.errors import Fault, T2MError
 from config.settings import Settings
 from pipeline.broker import InProcessBroker
 from pipeline.bus.factory import open_subscriber
-from pipeline.dispatch import first_message
+from pipeline.dispatch import first_message, send
 from pipeline.embedded import EmbeddedRuntime
 from pipeline.steps import Functions, Made, Work
 from pipeline.store.local import FileStore
@@ -136,7 +136,7 @@ def test_work_interrupted_by_a_stop_goes_on_in_the_next_runtime(settings: Settin
         assert started.wait(PATIENCE_S)
     assert runtime.jobs.final(request.job_id) is None
     with running(settings, SMALL | {Stage.RENDER: lambda work: pytest.fail("rendered twice")}) as runtime:
-        assert runtime.resume() == (request.job_id,)
+        send(runtime.broker, first_message(request, epoch=2), request.model)
         assert verdict(runtime, request.job_id).status is Status.COMPLETED
 
 

@@ -43,14 +43,6 @@ def test_of_many_verdicts_at_once_one_stands_and_all_get_it(jobs: Jobs):
     assert verdicts[0] == jobs.final("job_1")
 
 
-def test_unfinished_jobs_are_those_without_a_verdict_oldest_first(jobs: Jobs):
-    first, second, third = job(), job(), job()
-    for request in (third, first, second):
-        jobs.accept(request)
-    jobs.cancel(second.job_id, "user_1")
-    assert [request.job_id for request in jobs.unfinished()] == [first.job_id, third.job_id]
-
-
 def test_losses_are_counted_across_workers(jobs: Jobs):
     with ThreadPoolExecutor(4) as pool:
         counts = list(pool.map(lambda _: Jobs(jobs.store).count_loss("job_1", Stage.RENDER), range(8)))
