@@ -14,9 +14,15 @@ from typing import Any
 from config.catalogue import Catalogue, ModelEntry
 from config.settings import Settings
 from models.contract import Cancellation, ClipSpec, Report, Understood
+from models.loader import load
 from pipeline.errors import RecordsBroken
 from pipeline.vocabulary import ArtifactRef, JobRequest, Stage, StageRecord
 from stages.contract import Artifact
+from stages.encode import EncodeSpec, encode, ladder
+from stages.metadata import Generation, metadata
+from stages.publish import Published, publish
+from stages.render import render
+from stages.thumbnails import thumbnails
 
 MEZZANINE = "mezzanine.mov"
 Records = Mapping[Stage, StageRecord]
@@ -145,7 +151,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def functions(settings: Settings, catalogue: Catalogue) -> Functions:
-    """The real stages. Each imports its libraries when first called, so that an encode worker never loads torch."""
+    """The real stages. Torch is loaded with the first model, so never by an encode worker."""
     return {
         Stage.RENDER: lambda work: _render(work, settings, catalogue.get(work.request.model)),
         Stage.ENCODE: lambda work: _encode(work, settings),
@@ -171,9 +177,6 @@ def clip_spec(request: JobRequest, entry: ModelEntry) -> ClipSpec:
 
 
 def _render(work: Work, settings: Settings, entry: ModelEntry) -> Made:
-    from models.loader import load
-    from stages.render import render
-
     model = load(entry, settings.models)
     made = render(model, clip_spec(work.request, entry), work.out, work.report, work.cancellation)
     facts = {
@@ -188,8 +191,6 @@ def _render(work: Work, settings: Settings, entry: ModelEntry) -> Made:
 
 
 def _encode(work: Work, settings: Settings) -> Made:
-    from stages.encode import EncodeSpec, encode, ladder
-
     request = work.request
     spec = EncodeSpec(
         rungs=ladder(request.quality, request.aspect_ratio),
@@ -202,15 +203,11 @@ def _encode(work: Work, settings: Settings) -> Made:
 
 
 def _thumbnails(work: Work) -> Made:
-    from stages.thumbnails import thumbnails
-
     (video,) = work.inputs.values()
     return Made(thumbnails(video, work.out, work.report, work.cancellation))
 
 
 def _metadata(work: Work, entry: ModelEntry) -> Made:
-    from stages.metadata import Generation, metadata
-
     request, drawn = work.request, work.records[Stage.RENDER].facts
     understood = drawn["understood"]
     generation = Generation(
@@ -234,7 +231,5 @@ def _metadata(work: Work, entry: ModelEntry) -> Made:
 
 
 def _publish(work: Work) -> Made:
-    from stages.publish import Published, publish
-
     files = [Published(r.name, r.key, r.digest, r.size, r.media_type) for r in published(work.records)]
     return Made((publish(files, rung_names(work.request), work.out),))

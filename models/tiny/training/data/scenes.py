@@ -124,8 +124,8 @@ def waves_clip(spec: Spec, rng: Rng, t: Array, phase: Array) -> Array:
     way = rng.choice([-1.0, 1.0])
     far, near = ("24406e", "0a1636") if moonlit else ("3aa0c0", "0c5580")
     foam = rgb("9fb4e0") if moonlit else WHITE
-    for row in range(5):
-        s = row / 4
+    for row in range(4):
+        s = row / 3
         base = 27 + 31 * s**1.15
         length = 26 + 34 * s
         swell = np.sin(2 * np.pi * X / length - way * (2.6 - 0.8 * s) * t + rng.uniform(0, 6.3))
@@ -139,7 +139,7 @@ def waves_clip(spec: Spec, rng: Rng, t: Array, phase: Array) -> Array:
         if moonlit:
             road = np.exp(-((X - moon_x) ** 2) / (2 * (6 + 10 * s) ** 2)) * (1 - below) * 0.55
             water = mix(water, rgb("dfe6ff"), road.astype(np.float32))
-        image = mix(image, water, inside(crest - Y, 1.4))
+        image = mix(image, water, inside(crest - Y, 2.0))
     return image
 
 
@@ -168,8 +168,8 @@ def _city(image: Array, rng: Rng, snowy: bool) -> Array:
         colour = mix(rgb("6d7688"), rgb("232838"), depth)
         body = full(colour, 1)
         if depth == 1.0:
-            column = np.clip(np.cos(2 * np.pi * X / 12 + rng.uniform(0, 6)) * 1.6 - 0.2, 0, 1)
-            row = np.clip(np.cos(2 * np.pi * (Y - 60) / 11) * 1.6 - 0.2, 0, 1)
+            column = np.clip(np.cos(2 * np.pi * X / 14 + rng.uniform(0, 6)) * 1.6 - 0.2, 0, 1)
+            row = np.clip(np.cos(2 * np.pi * (Y - 60) / 13) * 1.6 - 0.2, 0, 1)
             chosen = np.clip(Field(rng, 14, 1)(X, Y) * 2 + 0.6, 0, 1)
             lit = column * row * chosen * inside(wall + 5 - Y, 2)
             body = mix(body, rgb("ffd27a"), lit * 0.85)
@@ -188,24 +188,24 @@ def weather_clip(spec: Spec, rng: Rng, t: Array, phase: Array) -> Array:
     frames = t[:, :, 0]
     if snowy:
         image = mix(image, rgb("f2f6fa"), inside(58 - Y + 2 * Curve(rng, 60, 2)(X), 4) * np.ones_like(t))
-        count = 22
+        count = 13
         near = rng.uniform(0, 1, count)
-        fall = (9 + 9 * near) * frames + rng.uniform(0, 76, count)
-        sway = 3 * np.sin(frames * rng.uniform(0.8, 1.6, count) + rng.uniform(0, 6, count))
+        fall = (7 + 7 * near) * frames + rng.uniform(0, 76, count)
+        sway = 2.5 * np.sin(frames * rng.uniform(0.8, 1.6, count) + rng.uniform(0, 6, count))
         y = np.mod(fall, HEIGHT + 12) - 6
-        x = np.mod(rng.uniform(0, 120, count) + sway + 3 * frames, WIDTH + 8) - 4
-        size = (1.25 + 0.75 * near) * np.ones_like(y)
-        return mix(image, WHITE, np.clip(1.4 * blobs(x, y, size, size, np.ones_like(y)), 0, 0.95))
-    count = 18
+        x = np.mod(rng.uniform(0, 120, count) + sway + 2 * frames, WIDTH + 8) - 4
+        size = (1.7 + 1.1 * near) * np.ones_like(y)
+        return mix(image, WHITE, np.clip(1.1 * blobs(x, y, size, size, np.ones_like(y)), 0, 0.92))
+    count = 10
     near = rng.uniform(0, 1, count)
-    y0 = np.mod((34 + 16 * near) * frames + rng.uniform(0, 90, count), HEIGHT + 24) - 12
-    x0 = np.mod(rng.uniform(0, 124, count) - 5 * frames, WIDTH + 12) - 6
+    y0 = np.mod((26 + 8 * near) * frames + rng.uniform(0, 90, count), HEIGHT + 24) - 12
+    x0 = np.mod(rng.uniform(0, 124, count) - 4 * frames, WIDTH + 12) - 6
     drops = sum(
-        blobs(x0 - 0.3 * k, y0 + 2.2 * k, 1.05 * np.ones_like(y0), 2.0 * np.ones_like(y0), 0.5 * np.ones_like(y0))
+        blobs(x0 - 0.4 * k, y0 + 2.6 * k, 1.5 * np.ones_like(y0), 2.6 * np.ones_like(y0), 0.3 * np.ones_like(y0))
         for k in range(4)
     )
     image = mix(image, image * 0.75, inside(56 - Y, 8) * np.ones_like(t))
-    return mix(image, rgb("d3e0ee"), np.clip(drops, 0, 0.7))
+    return mix(image, rgb("d3e0ee"), np.clip(drops, 0, 0.5))
 
 
 def clouds_clip(spec: Spec, rng: Rng, t: Array, phase: Array) -> Array:
@@ -247,21 +247,21 @@ def fireworks_clip(spec: Spec, rng: Rng, t: Array, phase: Array) -> Array:
         "pink": "ff70c0",
         "white": "fff6e8",
     }
-    arms = 11
+    arms = 8
     start = float(t[0, 0, 0])
-    for slot in range(int(start / 0.8) - 2, int(start / 0.8) + 5):
+    for slot in range(int(start / 1.1) - 2, int(start / 1.1) + 5):
         own = np.random.default_rng(abs(slot * 7919 + int(rng.bit_generator.state["state"]["state"] % 10**6)))
-        age = frames - (slot * 0.8 + own.uniform(0, 0.4))
+        age = frames - (slot * 1.1 + own.uniform(0, 0.4))
         colour = rgb(codes[spec.colour] if spec.colour else codes[list(codes)[own.integers(len(codes))]])
-        cx, cy, reach = own.uniform(20, 92), own.uniform(14, 32), own.uniform(14, 20)
+        cx, cy, reach = own.uniform(20, 92), own.uniform(14, 32), own.uniform(15, 20)
         angle = own.uniform(0, 6.3) + np.arange(arms) * 2 * np.pi / arms
         alive = np.clip(age / 0.1, 0, 1) * np.clip(1.7 - age, 0, 1)
         spread = reach * (1 - np.exp(-2.6 * np.clip(age, 0, None)))
         x = cx + np.cos(angle) * spread
         y = cy + np.sin(angle) * spread + 4 * np.clip(age, 0, None) ** 2
-        size = np.full_like(x, 1.6)
+        size = np.full_like(x, 2.3)
         sparks = blobs(x, y, size, size, alive * np.ones_like(x))
-        for trail in (0.8, 0.6):
+        for trail in (0.72,):
             sparks += 0.5 * blobs(cx + (x - cx) * trail, cy + (y - cy) * trail, size, size, alive * np.ones_like(x))
         flash = glow(cx, cy, 12) * (np.exp(-4 * np.clip(age, 0, None)) * (age > 0))[:, :, None] * 0.5
         image = image + (np.clip(1.2 * sparks, 0, 1) + flash)[..., None].astype(np.float32) * colour
@@ -273,13 +273,13 @@ def stars_clip(spec: Spec, rng: Rng, t: Array, phase: Array) -> Array:
     shore = 38.0
     image = full(vertical([Stop(0, jitter(rgb("040720"), rng, 0.02)), Stop(0.6, jitter(rgb("2c3f7c"), rng))]))
     frames = t[:, :, 0]
-    count = 26
+    count = 14
     x = np.mod(rng.uniform(0, 120, count) + 2.0 * frames, WIDTH + 8) - 4
     y = rng.uniform(2, 36, count) * np.ones_like(x)
     bright = rng.uniform(0.5, 1, count) * (
         0.75 + 0.25 * np.sin(frames * rng.uniform(1.5, 3, count) + rng.uniform(0, 6, count))
     )
-    size = rng.uniform(1.0, 1.5, count) * np.ones_like(x)
+    size = rng.uniform(1.5, 2.1, count) * np.ones_like(x)
     image = mix(image, rgb("fdf8e8"), np.clip(1.2 * blobs(x, y, size, size, bright), 0, 1))
     hills = 38 - 13 * Curve(rng, 70, 3, 0.4).peaked(X)
     image = mix(image, rgb("0b0f26"), inside(hills - Y, 1.4) * np.ones_like(t))
