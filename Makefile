@@ -63,7 +63,7 @@ servers: ## Install what the tests need from apt (asks for nothing; uses sudo wh
 	fi
 
 test: install servers lint ## Lint and every test, on real servers in a temporary folder (< 15 min on 2 cores)
-	$(PYTEST) -m "not long"
+	$(PYTEST) -m "not long" --numprocesses 2 --dist loadfile
 
 test-long: install servers ## The tests that take minutes (≤ 45 min)
 	$(PYTEST) -m long

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -24,7 +25,18 @@ def services(request: pytest.FixtureRequest) -> Iterator[Services]:
     """All servers; prefer the fixtures below, each starts only its own."""
     with Services() as services:
         yield services
-        request.config.stash[VERSIONS] = services.versions
+        versions = services.versions
+    if hasattr(request.config, "workeroutput"):  # one of several processes, which reports to the first
+        request.config.workeroutput["versions"] = versions
+    else:
+        request.config.stash[VERSIONS] = versions
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Learn from a process that ran tests against which servers it did."""
+    known = node.config.stash.setdefault(VERSIONS, {})
+    known.update(node.workeroutput.get("versions", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

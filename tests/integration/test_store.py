@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from pipeline.errors import AlreadyExists, InvalidKey, ObjectCorrupt, ObjectMissing, PreconditionFailed
 from pipeline.store.base import ObjectStore
 from pipeline.store.factory import open_store
+from pipeline.store.local import PIECE
 from pipeline.vocabulary import ArtifactRef
 
 WRITERS = 16
@@ -122,9 +123,9 @@ def test_blobs_come_back_whole(store, tmp_path, size):
     assert b"".join(store.read(ref.key)) == source.read_bytes()
 
 
-def test_a_blob_is_stored_once(store, tmp_path):
+def test_a_blob_worth_asking_for_is_stored_once(store, tmp_path):
     source = tmp_path / "source"
-    source.write_bytes(b"bytes")
+    source.write_bytes(bytes(PIECE + 1))
     first = store.put_file(source, "a", "text/plain")
     before = store.head(first.key)
     second = store.put_file(source, "b", "text/plain")
