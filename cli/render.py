@@ -19,6 +19,7 @@ from pipeline.bus.memory import MemorySubscriber
 from pipeline.embedded import EmbeddedRuntime
 from pipeline.requests import resolve
 from pipeline.vocabulary import Event, EventKind, Failure, Final, JobRequest, Status
+from stages.hls import MASTER
 
 USER = "local"
 ENDS = {EventKind.COMPLETED, EventKind.FAILED, EventKind.CANCELLED}
@@ -120,9 +121,9 @@ def _failed(failure: Failure) -> JobFailedError:
 
 
 def _tell(out: Path, final: Final, request: JobRequest) -> None:
-    for path in sorted(path for path in out.iterdir() if not path.name.startswith(".")):
-        shown = path / "master.m3u8" if path.is_dir() else path
-        console.say(f"{shown}")
+    for name in sorted(ref.name for ref in final.artifacts):
+        if "/" not in name or name == MASTER:
+            console.say(f"{out / name}")
     understood = final.metadata.get("generation", {}).get("understood", {})
     if understood and not understood.get("complete", True):
         console.note(f"The model {request.model} read the prompt as: {understood.get('text') or '(nothing it knows)'}")
