@@ -17,6 +17,7 @@ from gateway.database import migrate
 from gateway.database.engine import Database
 from gateway.dispatcher import Dispatcher
 from gateway.errors import DatabaseError
+from gateway.ledger import Ledger
 from gateway.links import BASE_PATH
 from gateway.media import Media
 from gateway.metrics import Metrics
@@ -47,12 +48,13 @@ def create_app(
     _add_routes(app, api="api" in settings.gateway.roles)
 
     async def life(app: web.Application) -> AsyncIterator[None]:
-        gateway = await _open(settings, store, catalogue)
+        gateway = await _open(settings, store, catalogue, subscribe)
         app[GATEWAY] = gateway
         roles = Roles(_roles(gateway, broker, subscribe), gateway.metrics)
         roles.start()
         yield
         await roles.stop()
+        await gateway.control.close()
         await gateway.media.close()
         await gateway.database.close()
 
@@ -69,17 +71,21 @@ def _add_routes(app: web.Application, *, api: bool) -> None:
                 web.RouteDef(route.method, BASE_PATH + route.path, route.handler, route.kwargs).register(app.router)
 
 
-async def _open(settings: Settings, store: ObjectStore, catalogue: Catalogue) -> Gateway:
-    database = await _migrated(settings)
+async def _open(
+    settings: Settings, store: ObjectStore, catalogue: Catalogue, subscribe: Callable[[], EventSubscriber]
+) -> Gateway:
+    database, metrics = await _migrated(settings), Metrics()
     return Gateway(
         settings=settings,
         catalogue=catalogue,
         database=database,
         store=Jobs(store),
         authenticator=LocalAuthenticator.open(settings),
-        metrics=Metrics(),
+        metrics=metrics,
         media=Media(store),
         health=health.Health(health.checks(database, store, settings.broker.url.get_secret_value())),
+        ledger=Ledger(database, metrics),
+        control=subscribe(),
     )
 
 
@@ -99,7 +105,7 @@ def _roles(gateway: Gateway, broker: dramatiq.Broker, subscribe: Callable[[], Ev
     settings, database, metrics = gateway.settings, gateway.database, gateway.metrics
     roles: dict[str, Role] = {}  # the projector first, so that no event of a job it dispatches goes past it
     if "projector" in settings.gateway.roles:
-        projector = Projector(database, gateway.store, subscribe, metrics, gateway.wake)
+        projector = Projector(database, gateway.store, subscribe, gateway.ledger, metrics, gateway.wake)
         roles |= {"projector": projector.run, "repair": projector.repair}
     if "dispatcher" in settings.gateway.roles:
         dispatcher = Dispatcher(settings, gateway.catalogue, database, broker, metrics, gateway.wake)

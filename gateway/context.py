@@ -12,8 +12,10 @@ from config.settings import Settings
 from gateway.auth.base import Authenticator, Principal
 from gateway.database.engine import Database
 from gateway.health import Health
+from gateway.ledger import Ledger
 from gateway.media import Media
 from gateway.metrics import Metrics
+from pipeline.bus.base import EventSubscriber
 from pipeline.jobs import Jobs
 
 
@@ -23,6 +25,7 @@ class Gateway:
 
     Attributes:
         wake: set to make the dispatcher look at once.
+        control: tells workers of cancellations; nothing is read from it.
     """
 
     settings: Settings
@@ -33,6 +36,8 @@ class Gateway:
     metrics: Metrics
     media: Media
     health: Health
+    ledger: Ledger
+    control: EventSubscriber
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 

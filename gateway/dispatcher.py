@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 
 import dramatiq
@@ -60,10 +61,9 @@ class Dispatcher:
         while True:
             self._wake.clear()
             await self.dispatch()
-            try:
-                await asyncio.wait_for(self._wake.wait(), POLL_S)
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S):  # `wait_for` may lose a cancellation that comes with the wake
+                    await self._wake.wait()
 
     async def recall(self) -> None:
         """At the start of an embedded gateway: what was in the broker's memory is sent again."""

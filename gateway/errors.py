@@ -85,6 +85,11 @@ def invalid(fields: Mapping[str, list[str]]) -> ApiError:
     return ApiError(Code.VALIDATION_ERROR, "Request validation failed", fields)
 
 
+def wrong_state(message: str, status: str) -> ApiError:
+    """400: the resource is in a state in which this cannot be done."""
+    return ApiError(Code.VALIDATION_ERROR, message, {"status": [f"Is {status}"]})
+
+
 def not_found(kind: str, identifier: str) -> ApiError:
     """404 that does not tell whether somebody else has such a resource."""
     details = f"{kind} with ID '{identifier}' does not exist or you don't have access"

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.database import artifacts, events, jobs, workers
+from gateway.database import jobs
 from gateway.database.engine import Database, refuses
+from gateway.ledger import VERDICTS, Ledger
 from gateway.metrics import Metrics
-from gateway.projection import Projection, advance, conclude
 from pipeline.bus.base import Ack, EventSubscriber, Item
 from pipeline.errors import RecordUnreadable
 from pipeline.jobs import Jobs
@@ -23,11 +22,8 @@ log = structlog.get_logger(__name__)
 
 BATCH = 200
 """Events of one transaction at most; what arrives meanwhile makes the next batch."""
-VERDICTS = {EventKind.COMPLETED, EventKind.FAILED, EventKind.CANCELLED}
-FREEING = VERDICTS | {EventKind.FINISHED}
+FREEING = {*VERDICTS.values(), EventKind.FINISHED}
 """Events after which a renderer may be free."""
-State = tuple[Projection, int]
-"""A job's projection and the sequence number of its last event."""
 REPAIR_EVERY_S = 30.0
 SILENT = timedelta(seconds=60)
 """A job of which nothing was heard for this long may have a verdict that nobody told: a worker died after deciding."""
@@ -48,11 +44,12 @@ class Projector:
         database: Database,
         store: Jobs,
         subscribe: Callable[[], EventSubscriber],
+        ledger: Ledger,
         metrics: Metrics,
         wake: asyncio.Event,
     ) -> None:
         self._database, self._store, self._subscribe = database, store, subscribe
-        self._metrics, self._wake = metrics, wake
+        self._ledger, self._metrics, self._wake = ledger, metrics, wake
 
     async def run(self) -> None:
         """Project until cancelled."""
@@ -73,13 +70,16 @@ class Projector:
             await self.repair_once(now() - SILENT)
 
     async def repair_once(self, since: datetime) -> int:
-        """Look up the verdicts of jobs silent since then; returns how many were found."""
+        """Look up verdicts of jobs silent since then, finish cancellations begun before it; returns how many ended."""
         async with self._database.read() as connection:
             silent = await jobs.silent(connection, since, REPAIR_LIMIT)
+            half_cancelled = await jobs.half_cancelled(connection, since, REPAIR_LIMIT)
         finals = await self._finals(silent)
+        for job_id, user_id in half_cancelled:
+            finals[job_id] = await asyncio.to_thread(self._store.cancel, job_id, user_id)
         async with self._database.write() as connection:
             await jobs.touch(connection, silent)
-            await self._merge(connection, [], finals)
+        await self._ledger.enter([], finals)
         self._metrics.repaired.inc(len(finals))
         return len(finals)
 
@@ -100,11 +100,8 @@ class Projector:
     async def _store_all(self, items: Sequence[Item]) -> None:
         told = [item for item in items if isinstance(item, Event)]
         beats = {item.worker_id: item for item in items if isinstance(item, Heartbeat)}
-        finals = await self._finals({event.job_id for event in told if event.kind in VERDICTS})
-        async with self._database.write() as connection:
-            await self._merge(connection, told, finals)
-            for worker_id in sorted(beats):
-                await workers.beat(connection, beats[worker_id])
+        finals = await self._finals({event.job_id for event in told if event.kind in VERDICTS.values()})
+        await self._ledger.enter(told, finals, [beats[worker_id] for worker_id in sorted(beats)])
         for event in told:
             self._metrics.lag.observe(max((now() - event.at).total_seconds(), 0))
         if any(event.kind in FREEING for event in told):
@@ -121,34 +118,6 @@ class Projector:
         except RecordUnreadable as error:  # of a newer release: the others must go on
             log.error("verdict unreadable", job_id=job_id, error=str(error))
             return None
-
-    async def _merge(self, connection: AsyncConnection, told: Sequence[Event], finals: Mapping[str, Final]) -> None:
-        present = await jobs.lock(connection, {event.job_id for event in told} | set(finals))
-        seen = await events.known(connection, {event.id for event in told})
-        fresh = {event.id: event for event in told if event.id not in seen and event.job_id in present}
-        state, numbered = dict(present), []
-        for event in fresh.values():
-            projection, seq = state[event.job_id]
-            state[event.job_id] = (advance(projection, event), seq + 1)
-            numbered.append((seq + 1, event))
-        await events.append(connection, numbered)
-        for job_id, before in present.items():
-            await self._save(connection, job_id, before, state[job_id], finals.get(job_id))
-        self._metrics.events.labels("stored").inc(len(fresh))
-        self._metrics.events.labels("dropped").inc(len(told) - len(fresh))
-
-    async def _save(
-        self, connection: AsyncConnection, job_id: str, before: State, after: State, final: Final | None
-    ) -> None:
-        projection, seq = after
-        media = None
-        if final is not None and not projection.status.final:
-            projection = conclude(projection, final)
-            media = final.metadata or None
-            await artifacts.add(connection, job_id, final.artifacts)
-            self._metrics.concluded.labels(final.status).inc()
-        if (projection, seq) != before:
-            await jobs.save(connection, job_id, projection, seq, media)
 
 
 async def _batches(source: AsyncIterator[tuple[Item, Ack]]) -> AsyncIterator[list[tuple[Item, Ack]]]:

@@ -90,4 +90,6 @@ def _words(name: str) -> str:
 
 
 def _range(minimum: int, maximum: int | None) -> str:
+    if maximum is None and minimum == 0:
+        return "0 or greater"
     return f"greater than {minimum - 1}" if maximum is None else f"between {minimum} and {maximum}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -109,6 +110,20 @@ class Jobs:
         Workers notice within a second or two; broadcast it on the bus as well, and they notice at once.
         """
         return self.decide(Final(job_id=job_id, status=Status.CANCELLED, at=now(), cancelled_by=by))
+
+    def forget(self, job_id: str) -> None:
+        """Remove all objects of a job that has a verdict, but for a bare one without an owner.
+
+        It keeps a worker that has not yet noticed the verdict, or gets an old message, from going on.
+        """
+        bare = Final(job_id=job_id, status=Status.CANCELLED, at=now()).model_dump_json().encode()
+        kept = keys.final(job_id)
+        with suppress(ObjectMissing, PreconditionFailed):  # forgotten twice at the same time
+            self.store.replace(kept, bare, self.store.get(kept)[1])
+        for key in self.present(job_id) - {kept}:
+            self.store.delete(key)
+            with self._lock:
+                self._known.pop(key, None)
 
     def count_loss(self, job_id: str, stage: Stage) -> int:
         """Note that a delivery of `stage` was lost with its worker; returns how often that happened to this job."""

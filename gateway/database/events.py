@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import Row, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.database.tables import events
 from pipeline.vocabulary import Event
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An event in the log.
+
+    Attributes:
+        seq: its number within the job, from 1.
+        progress: the job's percentage with this event.
+    """
+
+    seq: int
+    progress: float
+    event: Event
 
 
 async def known(connection: AsyncConnection, event_ids: Collection[str]) -> set[str]:
@@ -18,16 +33,30 @@ async def known(connection: AsyncConnection, event_ids: Collection[str]) -> set[
     return set(rows.scalars())
 
 
-async def append(connection: AsyncConnection, numbered: Sequence[tuple[int, Event]]) -> None:
-    """Store events with their sequence numbers; the caller holds the locks of their jobs."""
-    if numbered:
-        await connection.execute(insert(events), [_row(seq, event) for seq, event in numbered])
+async def append(connection: AsyncConnection, entries: Sequence[Entry]) -> None:
+    """Store new entries; the caller holds the locks of their jobs."""
+    if entries:
+        await connection.execute(insert(events), [_row(entry) for entry in entries])
 
 
-def _row(seq: int, event: Event) -> dict[str, Any]:
+async def page(
+    connection: AsyncConnection, job_id: str, *, level: str | None, limit: int, offset: int
+) -> tuple[list[Entry], int]:
+    """A part of a job's log in its order, and how many entries there are in all; of one level if it is given."""
+    chosen = events.c.job_id == job_id
+    if level is not None:
+        chosen &= events.c.level == level
+    total = await connection.execute(select(func.count()).where(chosen))
+    rows = await connection.execute(select(events).where(chosen).order_by(events.c.seq).limit(limit).offset(offset))
+    return [_entry(row) for row in rows], total.scalar_one()
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    event = entry.event
     return {
         "job_id": event.job_id,
-        "seq": seq,
+        "seq": entry.seq,
+        "progress": entry.progress,
         "event_id": event.id,
         "kind": event.kind,
         "stage": event.stage,
@@ -40,3 +69,9 @@ def _row(seq: int, event: Event) -> dict[str, Any]:
         "message": event.message.replace("\x00", ""),  # PostgreSQL's text cannot hold it
         "data": event.data,
     }
+
+
+def _entry(row: Row[Any]) -> Entry:
+    fields = row._mapping
+    event = Event(id=row.event_id, **{name: fields[name] for name in Event.model_fields if name in fields})
+    return Entry(row.seq, row.progress, event)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, func, insert, or_, select, update
+from sqlalchemy import Column, ColumnElement, Row, and_, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.database.tables import jobs
@@ -15,6 +15,7 @@ from gateway.projection import Projection
 from pipeline.vocabulary import Failure, JobRequest, Stage, Status, now, percent
 
 VIDEO_GENERATION = "video_generation"
+SORTS: dict[str, Column[Any]] = {name: jobs.c[name] for name in ("created_at", "updated_at", "status")}
 CLAIM_LEASE = timedelta(seconds=60)
 """After this a claimed job that was not confirmed waits again: its dispatcher died. Sends time out long before."""
 
@@ -40,6 +41,37 @@ class Claimed:
 
     request: JobRequest
     epoch: int
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which jobs a user wants to see, and in which order.
+
+    Attributes:
+        created_after, created_before: both inclusive.
+        sort: a key of `SORTS`; with "-" in front, the greatest first.
+    """
+
+    status: str | None = None
+    type: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    sort: str = "-created_at"
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """Of the WHERE clause."""
+        given = {
+            jobs.c.status.__eq__: self.status,
+            jobs.c.type.__eq__: self.type,
+            jobs.c.created_at.__ge__: self.created_after,
+            jobs.c.created_at.__le__: self.created_before,
+        }
+        return [condition(value) for condition, value in given.items() if value is not None]
+
+    def order(self) -> list[ColumnElement[Any]]:
+        """Of the ORDER BY clause; ids are sortable by time and break ties."""
+        columns: list[ColumnElement[Any]] = [SORTS[self.sort.removeprefix("-")], jobs.c.id]
+        return [column.desc() for column in columns] if self.sort.startswith("-") else columns
 
 
 async def add(connection: AsyncConnection, request: JobRequest) -> None:
@@ -68,7 +100,27 @@ async def find(connection: AsyncConnection, job_id: str, user_id: str) -> Job | 
     row = (await connection.execute(query)).one_or_none()
     if row is None:
         return None
-    return Job(row.id, row.type, JobRequest.model_validate(row.request), _projection(row), row.media)
+    return _job(row)
+
+
+async def search(
+    connection: AsyncConnection, user_id: str, wanted: Wanted, *, limit: int, offset: int
+) -> tuple[list[Job], int]:
+    """A part of a user's jobs, and how many there are in all."""
+    chosen = and_(jobs.c.user_id == user_id, *wanted.conditions())
+    total = await connection.execute(select(func.count()).where(chosen))
+    rows = await connection.execute(select(jobs).where(chosen).order_by(*wanted.order()).limit(limit).offset(offset))
+    return [_job(row) for row in rows], total.scalar_one()
+
+
+async def begin_cancelling(connection: AsyncConnection, job_id: str) -> None:
+    """From now on no dispatcher takes the job."""
+    await connection.execute(update(jobs).where(jobs.c.id == job_id).values(cancelling_at=now()))
+
+
+async def remove(connection: AsyncConnection, job_id: str) -> None:
+    """Forget a job that has a verdict, and its log and artifacts with it."""
+    await connection.execute(delete(jobs).where(jobs.c.id == job_id, jobs.c.status != Status.PROCESSING))
 
 
 # The dispatcher
@@ -76,7 +128,8 @@ async def find(connection: AsyncConnection, job_id: str, user_id: str) -> Job | 
 
 def _waiting(at: datetime) -> ColumnElement[bool]:
     unclaimed = or_(jobs.c.claimed_at.is_(None), jobs.c.claimed_at < at - CLAIM_LEASE)
-    return and_(jobs.c.status == Status.PROCESSING, jobs.c.dispatched_at.is_(None), unclaimed)
+    unsent = jobs.c.dispatched_at.is_(None) & jobs.c.cancelling_at.is_(None)
+    return and_(jobs.c.status == Status.PROCESSING, unsent, unclaimed)
 
 
 def _in_flight(at: datetime) -> ColumnElement[bool]:
@@ -194,6 +247,17 @@ async def silent(connection: AsyncConnection, since: datetime, limit: int) -> li
 async def touch(connection: AsyncConnection, job_ids: Collection[str]) -> None:
     """These silent jobs were looked at now."""
     await connection.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(updated_at=now()))
+
+
+async def half_cancelled(connection: AsyncConnection, since: datetime, limit: int) -> list[tuple[str, str]]:
+    """Id and owner of jobs whose cancellation began before then and was not finished: their gateway died over it."""
+    stuck = and_(jobs.c.status == Status.PROCESSING, jobs.c.cancelling_at < since)
+    rows = await connection.execute(select(jobs.c.id, jobs.c.user_id).where(stuck).limit(limit))
+    return [(row.id, row.user_id) for row in rows]
+
+
+def _job(row: Row[Any]) -> Job:
+    return Job(row.id, row.type, JobRequest.model_validate(row.request), _projection(row), row.media)
 
 
 def _projection(row: Row[Any]) -> Projection:

@@ -67,6 +67,7 @@ jobs = Table(
     Column("epoch", Integer, nullable=False, comment="how often the job was sent"),
     Column("claimed_at", UtcDateTime, comment="a dispatcher is sending it since"),
     Column("dispatched_at", UtcDateTime, comment="the broker confirmed it"),
+    Column("cancelling_at", UtcDateTime, comment="its owner asked to cancel it; no dispatcher takes it any more"),
     # the projection
     Column("status", String(16), nullable=False),
     Column("stage", String(16), comment="of the event with the greatest order; null before the first"),
@@ -87,6 +88,7 @@ events = Table(
     metadata,
     Column("job_id", ID, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("seq", Integer, primary_key=True, comment="public sequence number within the job, from 1"),
+    Column("progress", Float, nullable=False, comment="percentage of the job with this event"),
     Column("event_id", ID, nullable=False, unique=True),
     Column("kind", String(16), nullable=False),
     Column("stage", String(16), nullable=False),

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
+from gateway import lifecycle, pagination
 from gateway.context import GATEWAY, PRINCIPAL
-from gateway.database import artifacts, jobs
-from gateway.database.jobs import Job
+from gateway.database import artifacts, events, jobs
+from gateway.database.jobs import Job, Wanted
 from gateway.envelope import success, timestamp
-from gateway.errors import not_found
+from gateway.errors import not_found, wrong_state
+from gateway.logbook import log_line
+from gateway.pagination import paginated
+from gateway.query import Query
 from gateway.renditions import top
 from pipeline.vocabulary import ArtifactRef, Failure, JobRequest, Status
 
 routes = web.RouteTableDef()
 
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+SORT_KEYS = tuple(f"{sign}{name}" for name in jobs.SORTS for sign in ("", "-"))
 JOB_ID = re.compile(r"job_[0-9a-f]{32}")
 
 
@@ -38,28 +45,88 @@ async def files(request: web.Request, job: Job) -> dict[str, ArtifactRef]:
         return await artifacts.of_job(connection, job.id)
 
 
+@routes.get("/jobs")
+async def listing(request: web.Request) -> web.Response:
+    """A page of the user's jobs, each as `GET /jobs/{job_id}` shows it."""
+    with Query(request) as query:
+        page = pagination.read(query)
+        wanted = Wanted(
+            status=query.choice("status", tuple(Status)),
+            type=query.choice("type", (jobs.VIDEO_GENERATION,)),
+            created_after=query.time("created_after"),
+            created_before=query.time("created_before"),
+            sort=query.choice("sort", SORT_KEYS) or Wanted.sort,
+        )
+    user_id = request[PRINCIPAL].user_id
+    async with request.app[GATEWAY].database.read() as connection:
+        found, total = await jobs.search(connection, user_id, wanted, limit=page.size, offset=page.offset)
+        completed = [job.id for job in found if job.projection.status is Status.COMPLETED]
+        published = await artifacts.videos(connection, completed)
+    return success(paginated([view(job, published.get(job.id, {})) for job in found], page, total))
+
+
 @routes.get("/jobs/{job_id}")
 async def details(request: web.Request) -> web.Response:
     """Everything about a job."""
     job = await owned(request)
+    return success(view(job, await files(request, job) if job.projection.status is Status.COMPLETED else {}))
+
+
+@routes.delete("/jobs/{job_id}")
+async def delete(request: web.Request) -> web.Response:
+    """Remove a job and its data; refused while it is running."""
+    job = await owned(request)
+    if not job.projection.status.final:
+        raise wrong_state("A running job cannot be deleted; cancel it first", job.projection.status)
+    await lifecycle.delete(request.app[GATEWAY], job.id)
+    return success({"id": job.id, "deleted": True}, "Job deleted successfully")
+
+
+@routes.post("/jobs/{job_id}/cancel")
+async def cancel(request: web.Request) -> web.Response:
+    """Stop a job: one that waits never runs, one that runs stops within a denoising step."""
+    job = await owned(request)
     state = job.projection
-    published = await files(request, job) if state.status is Status.COMPLETED else {}
-    return success(
-        {
-            "id": job.id,
-            "type": job.type,
-            "status": state.status,
-            "stage": state.activity,
-            "progress": state.percent,
-            "created_at": timestamp(job.request.created_at),
-            "started_at": timestamp(state.started_at),
-            "completed_at": timestamp(state.completed_at),
-            "duration": _seconds(job),
-            "parameters": parameters(job.request),
-            "result": _result(job, published) if published else None,
-            "error": error_view(state.failure),
-        }
-    )
+    if not state.status.final:
+        final = await lifecycle.cancel(request.app[GATEWAY], job.id, job.request.user_id)
+        state = (await owned(request)).projection
+        if final.status is Status.CANCELLED:
+            data = {"id": job.id, "status": state.status, "stage": state.activity, "progress": state.percent}
+            return success(data | {"completed_at": timestamp(state.completed_at)}, "Job cancelled successfully")
+    raise wrong_state(f"Job cannot be cancelled: it is already {state.status}", state.status)
+
+
+@routes.get("/jobs/{job_id}/logs")
+async def logs(request: web.Request) -> web.Response:
+    """What workers said about a job, oldest first."""
+    with Query(request) as query:
+        level = query.choice("level", LEVELS)
+        limit = query.integer("limit", 100, minimum=1, maximum=1000)
+        offset = query.integer("offset", 0, minimum=0)
+    job = await owned(request)
+    async with request.app[GATEWAY].database.read() as connection:
+        entries, total = await events.page(connection, job.id, level=level, limit=limit, offset=offset)
+    lines = [log_line(entry) for entry in entries]
+    return success({"logs": lines, "total_logs": total, "has_more": offset + len(lines) < total})
+
+
+def view(job: Job, published: Mapping[str, ArtifactRef]) -> dict[str, Any]:
+    """A job in full; `published` are its files, or at least its videos."""
+    state = job.projection
+    return {
+        "id": job.id,
+        "type": job.type,
+        "status": state.status,
+        "stage": state.activity,
+        "progress": state.percent,
+        "created_at": timestamp(job.request.created_at),
+        "started_at": timestamp(state.started_at),
+        "completed_at": timestamp(state.completed_at),
+        "duration": _seconds(job),
+        "parameters": parameters(job.request),
+        "result": _result(job, published) if published else None,
+        "error": error_view(state.failure),
+    }
 
 
 def parameters(request: JobRequest) -> dict[str, Any]:
@@ -83,7 +150,7 @@ def _seconds(job: Job) -> float | int | None:
     return None if began is None or ended is None else _plain(round(max((ended - began).total_seconds(), 0.0), 3))
 
 
-def _result(job: Job, published: dict[str, ArtifactRef]) -> dict[str, Any]:
+def _result(job: Job, published: Mapping[str, ArtifactRef]) -> dict[str, Any]:
     return {
         "file_id": job.id.replace("job_", "video_", 1),
         "file_size": top(published).size,

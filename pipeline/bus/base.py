@@ -57,7 +57,7 @@ class EventSubscriber(Protocol):
         """
 
     async def broadcast_cancel(self, job_id: str) -> None:
-        """Tell all workers to stop this job soon. Raises `BrokerError`."""
+        """Tell all workers to stop this job soon; works without `start` as well. Raises `BrokerError`."""
 
     async def close(self) -> None:
         """End the iteration and release the connection; what was not acknowledged stays in the durable queue."""

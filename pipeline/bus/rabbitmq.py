@@ -200,7 +200,7 @@ class RabbitPublisher(Listeners):
 
 
 class RabbitSubscriber:
-    """An `EventSubscriber`; connects with `start` or the first iteration.
+    """An `EventSubscriber`; connects with `start`, the first iteration or the first broadcast, which reads nothing.
 
     Args:
         url: amqp[s]://user:password@host:port/vhost.
@@ -211,12 +211,17 @@ class RabbitSubscriber:
     def __init__(self, url: str, queue_type: str = "classic", *, durable: bool = True) -> None:
         self._url, self._queue_type, self._durable = url, queue_type, durable
         self._link: Link | None = None
+        self._consuming = False
         self._starting = asyncio.Lock()
         self._received: asyncio.Queue[tuple[Item, Ack] | None] = asyncio.Queue()
 
     async def start(self) -> None:
         """See `EventSubscriber.start`."""
-        await self._linked()
+        link = await self._linked()
+        async with self._starting:
+            if not self._consuming:
+                await self._consume(link)
+                self._consuming = True
 
     def events(self) -> AsyncIterator[tuple[Item, Ack]]:
         """See `EventSubscriber.events`. After a lost connection, what was not acknowledged comes again."""
@@ -237,17 +242,15 @@ class RabbitSubscriber:
     async def _linked(self) -> Link:
         async with self._starting:
             if self._link is None:
-                self._link = await self._open()
+                self._link = await Link.open(self._url, self._queue_type)
             return self._link
 
-    async def _open(self) -> Link:
-        link = await Link.open(self._url, self._queue_type)
+    async def _consume(self, link: Link) -> None:
         keys = [topology.HEARTBEATS] if self._durable else [topology.HEARTBEATS, topology.JOB_EVENTS]
         watched = await link.temporary_queue(link.events, *keys)
         await watched.consume(self._take)
         if self._durable:
             await link.projector.consume(self._take)
-        return link
 
     async def _take(self, message: AbstractIncomingMessage) -> None:
         try:
@@ -259,7 +262,7 @@ class RabbitSubscriber:
         self._received.put_nowait((item, _acknowledge(message)))
 
     async def _read(self) -> AsyncIterator[tuple[Item, Ack]]:
-        await self._linked()
+        await self.start()
         while (received := await self._received.get()) is not None:
             yield received
 

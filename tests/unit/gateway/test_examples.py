@@ -78,6 +78,59 @@ fetch(`${baseUrl}/videos/generate`, {
   });
 """
 
+PYTHON_JOBS = """
+import requests
+
+headers = {"Authorization": "Bearer your-token-here"}
+base_url = "https://api.example.com/api/v1"
+
+# Get job logs
+job_id = "job_789012"
+response = requests.get(f"{base_url}/jobs/{job_id}/logs", headers=headers, params={"limit": 50, "level": "INFO"})
+logs = response.json()
+print(f"Retrieved {len(logs['data']['logs'])} log entries")
+
+# Cancel job
+response = requests.post(f"{base_url}/jobs/{job_id}/cancel", headers=headers)
+if response.json()['success']:
+    print("Job cancelled successfully")
+"""
+
+JAVASCRIPT_LOGS = """
+const headers = {
+  Authorization: "Bearer your-token-here",
+};
+const baseUrl = "https://api.example.com/api/v1";
+
+// Get job logs
+const jobId = "job_789012";
+fetch(`${baseUrl}/jobs/${jobId}/logs?limit=50&level=INFO`, {
+  headers: headers,
+})
+  .then((response) => response.json())
+  .then((data) =>
+    console.log(`Retrieved ${data.data.logs.length} log entries`)
+  );
+"""
+
+JAVASCRIPT_CANCEL = """
+const headers = {
+  Authorization: "Bearer your-token-here",
+};
+const baseUrl = "https://api.example.com/api/v1";
+const jobId = "job_789012";
+
+// Cancel job
+fetch(`${baseUrl}/jobs/${jobId}/cancel`, {
+  method: "POST",
+  headers: headers,
+})
+  .then((response) => response.json())
+  .then((data) => {
+    if (data.success) console.log("Job cancelled successfully");
+  });
+"""
+
 CURL_GENERATE = """
 curl -X POST "https://api.example.com/api/v1/videos/generate" \\
   -H "Authorization: Bearer your-token-here" \\
@@ -149,6 +202,35 @@ async def test_the_javascript_example_polls_until_the_end(world: World) -> None:
     lines = (await output(process)).decode().splitlines()
     assert lines[0] == f"Video generation started: {job_id}"
     assert lines[-1] == "Status: completed (100%)"
+
+
+async def rendering(world: World) -> str:
+    """A job with two lines in its log."""
+    job_id = await world.generate()
+    await world.work(world.worker.render_half, job_id)
+
+    async def logged() -> bool | None:
+        return (await world.data(f"/jobs/{job_id}/logs"))["total_logs"] == 2 or None
+
+    await until(logged)
+    return job_id
+
+
+async def test_the_python_example_of_job_management(world: World) -> None:
+    job_id = await rendering(world)
+    out = await output(await started(world, sys.executable, "-c", PYTHON_JOBS, job_id=job_id))
+    assert out.decode().splitlines() == ["Retrieved 2 log entries", "Job cancelled successfully"]
+    assert (await world.data(f"/jobs/{job_id}"))["status"] == "cancelled"
+
+
+async def test_the_javascript_examples_of_job_management(world: World) -> None:
+    job_id = await rendering(world)
+    for example, says in (
+        (JAVASCRIPT_LOGS, "Retrieved 2 log entries"),
+        (JAVASCRIPT_CANCEL, "Job cancelled successfully"),
+    ):
+        assert (await output(await started(world, "node", "-e", example, job_id=job_id))).decode().strip() == says
+    assert (await world.data(f"/jobs/{job_id}"))["status"] == "cancelled"
 
 
 async def test_the_curl_examples(world: World) -> None:

@@ -17,6 +17,7 @@ from config.settings import Settings
 from gateway.database import jobs, migrate
 from gateway.database.engine import Database
 from gateway.database.tables import events
+from gateway.ledger import Ledger
 from gateway.metrics import Metrics
 from gateway.projection import Projection, advance, conclude
 from gateway.projector import BATCH, Projector
@@ -98,7 +99,15 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def projector(database: Database, store: ObjectStore) -> Projector:
-    return Projector(database, Jobs(store), lambda: pytest.fail("not subscribed here"), Metrics(), asyncio.Event())
+    return make_projector(database, store)
+
+
+def make_projector(database: Database, store: ObjectStore) -> Projector:
+    metrics = Metrics()
+    ledger = Ledger(database, metrics)
+    return Projector(
+        database, Jobs(store), lambda: pytest.fail("not subscribed here"), ledger, metrics, asyncio.Event()
+    )
 
 
 async def accepted(database: Database) -> JobRequest:
@@ -134,7 +143,7 @@ async def test_two_projectors_on_the_same_events_store_them_once(
     settings: Settings, database: Database, store: ObjectStore, projector: Projector
 ) -> None:
     other = Database(settings.database_url)
-    twin = Projector(other, Jobs(store), lambda: pytest.fail("not subscribed here"), Metrics(), asyncio.Event())
+    twin = make_projector(other, store)
     its = [await accepted(database) for _ in range(3)]
     told = [event(job.job_id, EventKind.PROGRESS, Stage.RENDER, n, fraction=0.1) for n in range(10) for job in its]
     await asyncio.gather(
@@ -198,9 +207,7 @@ async def test_a_verdict_nobody_told_is_found(world: World) -> None:
         return row is not None or None
 
     await until(dispatched)
-    projector = Projector(
-        world.gateway.database, world.gateway.store, lambda: pytest.fail("unused"), Metrics(), world.gateway.wake
-    )
+    projector = make_projector(world.gateway.database, world.store)
     assert await projector.repair_once(now() + timedelta(seconds=1)) == 0
     await world.work(world.worker.decide, job_id)
     assert await projector.repair_once(now() - timedelta(hours=1)) == 0, "only silent jobs are looked up"

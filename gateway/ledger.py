@@ -1,0 +1,100 @@
+"""The one writer of the log: events with their numbers, and what they change, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.database import artifacts, events, jobs, workers
+from gateway.database.engine import Database
+from gateway.database.events import Entry
+from gateway.metrics import Metrics
+from gateway.projection import Projection, advance, conclude
+from pipeline.vocabulary import Event, EventKind, Final, Heartbeat, Stage, Status, new_id
+
+VERDICTS = {
+    Status.COMPLETED: EventKind.COMPLETED,
+    Status.FAILED: EventKind.FAILED,
+    Status.CANCELLED: EventKind.CANCELLED,
+}
+State = tuple[Projection, int]
+"""A job's projection and the sequence number of its last event."""
+
+
+class Ledger:
+    """Enters what workers tell and what the store decided.
+
+    A job's log has exactly one verdict, entered in the transaction that concludes the job: the worker's event if there
+    is one, else one of our own, so that whoever watches a job learns its end even if no worker lived to tell it.
+    """
+
+    def __init__(self, database: Database, metrics: Metrics) -> None:
+        self._database, self._metrics = database, metrics
+
+    async def enter(self, told: Sequence[Event], finals: Mapping[str, Final], beats: Iterable[Heartbeat] = ()) -> None:
+        """Enter events, in this order, the verdicts of jobs, and signs of life."""
+        async with self._database.write() as connection:
+            await self._merge(connection, told, finals)
+            for beat in beats:
+                await workers.beat(connection, beat)
+
+    async def _merge(self, connection: AsyncConnection, told: Sequence[Event], finals: Mapping[str, Final]) -> None:
+        present = await jobs.lock(connection, {event.job_id for event in told} | set(finals))
+        seen = await events.known(connection, {event.id for event in told})
+        fresh = {event.id: event for event in told if event.id not in seen and event.job_id in present}
+        entries = 0
+        for job_id, before in present.items():
+            its = [event for event in fresh.values() if event.job_id == job_id]
+            entries += await self._enter_job(connection, job_id, before, its, finals.get(job_id))
+        self._metrics.events.labels("stored").inc(entries)
+        self._metrics.events.labels("dropped").inc(max(len(told) - entries, 0))
+
+    async def _enter_job(
+        self, connection: AsyncConnection, job_id: str, before: State, told: Sequence[Event], final: Final | None
+    ) -> int:
+        """Enter what is new of one job, whose row is locked; returns how many events."""
+        projection, seq = before
+        concluding = final if final is not None and not projection.status.final else None
+        entries: list[Entry] = []
+        for event in _with_one_verdict(told, projection, concluding):
+            projection = advance(projection, event)
+            if concluding is not None and event.kind is VERDICTS[concluding.status]:
+                projection = conclude(projection, concluding)
+            seq += 1
+            entries.append(Entry(seq, projection.progress, event))
+        await events.append(connection, entries)
+        if concluding is not None:
+            await artifacts.add(connection, job_id, concluding.artifacts)
+            self._metrics.concluded.labels(concluding.status).inc()
+        if (projection, seq) != before:
+            media = concluding.metadata or None if concluding else None
+            await jobs.save(connection, job_id, projection, seq, media)
+        return len(entries)
+
+
+def _with_one_verdict(told: Sequence[Event], projection: Projection, concluding: Final | None) -> list[Event]:
+    """`told` with the verdict that concludes the job now, and with no other."""
+    kept = [event for event in told if event.kind not in VERDICTS.values()]
+    if concluding is None:
+        return kept
+    verdicts = [event for event in told if event.kind is VERDICTS[concluding.status]]
+    return [*kept, verdicts[0] if verdicts else _verdict(concluding, projection)]
+
+
+def _verdict(final: Final, projection: Projection) -> Event:
+    failure = final.failure
+    epoch, _, hop, _ = projection.position or (0, 0, 0, 0)
+    return Event(
+        id=new_id("event"),
+        job_id=final.job_id,
+        kind=VERDICTS[final.status],
+        stage=failure.stage if failure else projection.stage or Stage.RENDER,
+        epoch=epoch,
+        hop=hop,
+        n=0,
+        at=final.at,
+        message=f"{failure.message} {failure.remedy}".rstrip() if failure else "",
+        level="ERROR" if failure else "INFO",
+        data={"code": failure.code} if failure else {},
+    )

@@ -1,0 +1,41 @@
+"""Entries of a job's log in the words of the API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.database.events import Entry
+from gateway.envelope import timestamp
+from pipeline.vocabulary import ACTIVITY, Event, EventKind
+
+ENDINGS = {
+    EventKind.COMPLETED: "Job completed",
+    EventKind.FAILED: "Job failed",
+    EventKind.CANCELLED: "Job was cancelled",
+}
+
+
+def log_line(entry: Entry) -> dict[str, Any]:
+    """As `GET /jobs/{id}/logs` shows it."""
+    event = entry.event
+    details = {"step": ACTIVITY[event.stage], "progress": int(entry.progress), **_figures(event)}
+    return {"timestamp": timestamp(event.at), "level": event.level, "message": message(event), "details": details}
+
+
+def message(event: Event) -> str:
+    """What the worker said, or else what the event means."""
+    if event.message or event.kind is EventKind.LOG:
+        return event.message
+    if event.kind in ENDINGS:
+        return ENDINGS[event.kind]
+    activity = ACTIVITY[event.stage].capitalize()
+    if event.kind is not EventKind.PROGRESS:
+        return f"{activity} {event.kind}"
+    if {"step", "steps"} <= event.data.keys():
+        return f"{activity} step {event.data['step']}/{event.data['steps']}"
+    return f"{activity} {int(100 * (event.fraction or 0))}%"
+
+
+def _figures(event: Event) -> dict[str, Any]:
+    """What was measured, under a name of its own, as workers call figures `step` and `steps`, too."""
+    return {"figures": event.data} if event.data else {}

@@ -1,0 +1,45 @@
+"""Job management once more on PostgreSQL, RabbitMQ and S3."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.gateway.fixtures import broker, bus, open_world, settings, store, world
+from tests.unit.gateway.test_examples import test_the_python_example_of_job_management
+from tests.unit.gateway.test_jobs import (
+    test_a_cancellation_whose_gateway_died_is_finished,
+    test_a_job_that_ends_while_it_is_cancelled_keeps_its_verdict,
+    test_a_running_job_that_is_cancelled_is_decided_and_its_workers_hurried,
+    test_deleting_removes_the_job_and_its_data,
+    test_jobs_are_filtered_by_the_time_of_their_creation,
+    test_jobs_are_listed_in_pages_newest_first,
+    test_lists_show_the_results_of_completed_jobs,
+    test_logs_are_cut_and_filtered,
+    test_logs_tell_what_the_workers_did,
+    test_simultaneous_cancellations_succeed_once,
+)
+
+__all__ = [
+    "broker",
+    "bus",
+    "open_world",
+    "settings",
+    "store",
+    "test_a_cancellation_whose_gateway_died_is_finished",
+    "test_a_job_that_ends_while_it_is_cancelled_keeps_its_verdict",
+    "test_a_running_job_that_is_cancelled_is_decided_and_its_workers_hurried",
+    "test_deleting_removes_the_job_and_its_data",
+    "test_jobs_are_filtered_by_the_time_of_their_creation",
+    "test_jobs_are_listed_in_pages_newest_first",
+    "test_lists_show_the_results_of_completed_jobs",
+    "test_logs_are_cut_and_filtered",
+    "test_logs_tell_what_the_workers_did",
+    "test_simultaneous_cancellations_succeed_once",
+    "test_the_python_example_of_job_management",
+    "world",
+]
+
+
+@pytest.fixture
+def servers() -> tuple[str, ...]:
+    return ("rabbitmq", "s3", "postgres")
