@@ -17,10 +17,12 @@ from gateway.database import migrate
 from gateway.database.engine import Database
 from gateway.dispatcher import Dispatcher
 from gateway.errors import DatabaseError
+from gateway.feeds import Feeds
 from gateway.ledger import Ledger
 from gateway.links import BASE_PATH
 from gateway.media import Media
 from gateway.metrics import Metrics
+from gateway.news import News
 from gateway.projector import Projector
 from gateway.roles import Role, Roles
 from gateway.routes import jobs, system, videos
@@ -58,7 +60,11 @@ def create_app(
         await gateway.media.close()
         await gateway.database.close()
 
+    async def dismiss(app: web.Application) -> None:
+        app[GATEWAY].feeds.close()
+
     app.cleanup_ctx.append(life)
+    app.on_shutdown.append(dismiss)
     return app
 
 
@@ -75,6 +81,8 @@ async def _open(
     settings: Settings, store: ObjectStore, catalogue: Catalogue, subscribe: Callable[[], EventSubscriber]
 ) -> Gateway:
     database, metrics = await _migrated(settings), Metrics()
+    news, feeds = News(database), Feeds(database)
+    news.subscribe(feeds.tell)
     return Gateway(
         settings=settings,
         catalogue=catalogue,
@@ -84,7 +92,9 @@ async def _open(
         metrics=metrics,
         media=Media(store),
         health=health.Health(health.checks(database, store, settings.broker.url.get_secret_value())),
-        ledger=Ledger(database, metrics),
+        ledger=Ledger(database, news, metrics),
+        news=news,
+        feeds=feeds,
         control=subscribe(),
     )
 
@@ -104,6 +114,8 @@ async def _migrated(settings: Settings) -> Database:
 def _roles(gateway: Gateway, broker: dramatiq.Broker, subscribe: Callable[[], EventSubscriber]) -> dict[str, Role]:
     settings, database, metrics = gateway.settings, gateway.database, gateway.metrics
     roles: dict[str, Role] = {}  # the projector first, so that no event of a job it dispatches goes past it
+    if "api" in settings.gateway.roles:
+        roles |= {"news": gateway.news.listen, "feeds": gateway.feeds.run}
     if "projector" in settings.gateway.roles:
         projector = Projector(database, gateway.store, subscribe, gateway.ledger, metrics, gateway.wake)
         roles |= {"projector": projector.run, "repair": projector.repair}

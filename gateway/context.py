@@ -11,10 +11,12 @@ from config.catalogue import Catalogue
 from config.settings import Settings
 from gateway.auth.base import Authenticator, Principal
 from gateway.database.engine import Database
+from gateway.feeds import Feeds
 from gateway.health import Health
 from gateway.ledger import Ledger
 from gateway.media import Media
 from gateway.metrics import Metrics
+from gateway.news import News
 from pipeline.bus.base import EventSubscriber
 from pipeline.jobs import Jobs
 
@@ -37,6 +39,8 @@ class Gateway:
     media: Media
     health: Health
     ledger: Ledger
+    news: News
+    feeds: Feeds
     control: EventSubscriber
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -10,6 +10,7 @@ from gateway.database import artifacts, events, jobs, workers
 from gateway.database.engine import Database
 from gateway.database.events import Entry
 from gateway.metrics import Metrics
+from gateway.news import News
 from gateway.projection import Projection, advance, conclude
 from pipeline.vocabulary import Event, EventKind, Final, Heartbeat, Stage, Status, new_id
 
@@ -29,26 +30,33 @@ class Ledger:
     is one, else one of our own, so that whoever watches a job learns its end even if no worker lived to tell it.
     """
 
-    def __init__(self, database: Database, metrics: Metrics) -> None:
-        self._database, self._metrics = database, metrics
+    def __init__(self, database: Database, news: News, metrics: Metrics) -> None:
+        self._database, self._news, self._metrics = database, news, metrics
 
     async def enter(self, told: Sequence[Event], finals: Mapping[str, Final], beats: Iterable[Heartbeat] = ()) -> None:
         """Enter events, in this order, the verdicts of jobs, and signs of life."""
         async with self._database.write() as connection:
-            await self._merge(connection, told, finals)
+            changed = await self._merge(connection, told, finals)
             for beat in beats:
                 await workers.beat(connection, beat)
+            await self._news.announce(connection, changed)
+        self._news.tell(changed)
 
-    async def _merge(self, connection: AsyncConnection, told: Sequence[Event], finals: Mapping[str, Final]) -> None:
+    async def _merge(
+        self, connection: AsyncConnection, told: Sequence[Event], finals: Mapping[str, Final]
+    ) -> list[str]:
+        """Returns the jobs that have new entries."""
         present = await jobs.lock(connection, {event.job_id for event in told} | set(finals))
         seen = await events.known(connection, {event.id for event in told})
         fresh = {event.id: event for event in told if event.id not in seen and event.job_id in present}
-        entries = 0
+        entries = {}
         for job_id, before in present.items():
             its = [event for event in fresh.values() if event.job_id == job_id]
-            entries += await self._enter_job(connection, job_id, before, its, finals.get(job_id))
-        self._metrics.events.labels("stored").inc(entries)
-        self._metrics.events.labels("dropped").inc(max(len(told) - entries, 0))
+            entries[job_id] = await self._enter_job(connection, job_id, before, its, finals.get(job_id))
+        stored = sum(entries.values())
+        self._metrics.events.labels("stored").inc(stored)
+        self._metrics.events.labels("dropped").inc(max(len(told) - stored, 0))
+        return [job_id for job_id, count in entries.items() if count]
 
     async def _enter_job(
         self, connection: AsyncConnection, job_id: str, before: State, told: Sequence[Event], final: Final | None

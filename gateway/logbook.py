@@ -6,8 +6,13 @@ from typing import Any
 
 from gateway.database.events import Entry
 from gateway.envelope import timestamp
-from pipeline.vocabulary import ACTIVITY, Event, EventKind
+from pipeline.vocabulary import ACTIVITY, Event, EventKind, Status
 
+VERDICTS = {
+    EventKind.COMPLETED: Status.COMPLETED,
+    EventKind.FAILED: Status.FAILED,
+    EventKind.CANCELLED: Status.CANCELLED,
+}
 ENDINGS = {
     EventKind.COMPLETED: "Job completed",
     EventKind.FAILED: "Job failed",
@@ -18,8 +23,24 @@ ENDINGS = {
 def log_line(entry: Entry) -> dict[str, Any]:
     """As `GET /jobs/{id}/logs` shows it."""
     event = entry.event
-    details = {"step": ACTIVITY[event.stage], "progress": int(entry.progress), **_figures(event)}
+    details = {"step": ACTIVITY[event.stage], "progress": _percent(entry), **_figures(event)}
     return {"timestamp": timestamp(event.at), "level": event.level, "message": message(event), "details": details}
+
+
+def event_view(entry: Entry) -> dict[str, Any]:
+    """As streams show it: the job's state with this entry, and what the log says."""
+    event = entry.event
+    status = VERDICTS.get(event.kind, Status.PROCESSING)
+    return {
+        "job_id": event.job_id,
+        "status": status,
+        "stage": status.value if status.final else ACTIVITY[event.stage],
+        "progress": _percent(entry),
+        "timestamp": timestamp(event.at),
+        "level": event.level,
+        "message": message(event),
+        **_figures(event),
+    }
 
 
 def message(event: Event) -> str:
@@ -34,6 +55,10 @@ def message(event: Event) -> str:
     if {"step", "steps"} <= event.data.keys():
         return f"{activity} step {event.data['step']}/{event.data['steps']}"
     return f"{activity} {int(100 * (event.fraction or 0))}%"
+
+
+def _percent(entry: Entry) -> int:
+    return 100 if entry.event.kind is EventKind.COMPLETED else min(int(entry.progress), 99)
 
 
 def _figures(event: Event) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,30 @@ class Database:
             await connection.execute(
                 text("SELECT pg_advisory_xact_lock(:space, :number)"), {"space": 0x72D, "number": number}
             )
+
+    async def notify(self, connection: AsyncConnection, channel: str, notice: str) -> None:
+        """Send a notice of at most 8000 bytes when `connection`'s transaction is committed; on SQLite to nobody."""
+        if self.dialect == "postgresql":
+            await connection.execute(
+                text("SELECT pg_notify(:channel, :notice)"), {"channel": channel, "notice": notice}
+            )
+
+    async def listen(self, channel: str, heard: Callable[[str], None]) -> None:
+        """Call `heard` with each notice on a channel of PostgreSQL, until cancelled.
+
+        Raises:
+            ConnectionError: the connection was lost, and notices may be with it.
+        """
+        async with self.engine.connect() as connection:
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            lost = asyncio.Event()
+            driver.add_termination_listener(lambda _: lost.set())
+            await driver.add_listener(channel, lambda *notice: heard(notice[-1]))
+            try:
+                await lost.wait()
+                raise ConnectionError("The connection that listens to the database was lost.")
+            finally:
+                await connection.invalidate()  # it goes on listening, so nobody else may have it
 
     async def ping(self) -> None:
         """A round trip. Raises SQLAlchemyError or OSError."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, func, insert, select
+from sqlalchemy import Row, and_, func, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.database.tables import events
-from pipeline.vocabulary import Event
+from pipeline.vocabulary import Event, EventKind
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,23 @@ async def page(
     total = await connection.execute(select(func.count()).where(chosen))
     rows = await connection.execute(select(events).where(chosen).order_by(events.c.seq).limit(limit).offset(offset))
     return [_entry(row) for row in rows], total.scalar_one()
+
+
+async def newer(connection: AsyncConnection, known: Mapping[str, int], limit: int) -> dict[str, list[Entry]]:
+    """Per job the entries after a number, in their order; at most `limit` over all jobs."""
+    beyond = or_(*(and_(events.c.job_id == job_id, events.c.seq > seq) for job_id, seq in known.items()))
+    rows = await connection.execute(select(events).where(beyond).order_by(events.c.job_id, events.c.seq).limit(limit))
+    found: dict[str, list[Entry]] = {}
+    for row in rows:
+        found.setdefault(row.job_id, []).append(_entry(row))
+    return found
+
+
+async def verdict(connection: AsyncConnection, job_id: str) -> int | None:
+    """Number of the entry that ended a job."""
+    ends = events.c.kind.in_([EventKind.COMPLETED, EventKind.FAILED, EventKind.CANCELLED])
+    found = await connection.execute(select(events.c.seq).where(events.c.job_id == job_id, ends))
+    return found.scalars().first()
 
 
 def _row(entry: Entry) -> dict[str, Any]:

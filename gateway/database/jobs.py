@@ -26,6 +26,7 @@ class Job:
 
     Attributes:
         media: content of `metadata.json`, None until completed.
+        seq: number of the last entry in its log.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Job:
     request: JobRequest
     projection: Projection
     media: Mapping[str, Any] | None
+    seq: int
 
 
 @dataclass(frozen=True)
@@ -257,7 +259,7 @@ async def half_cancelled(connection: AsyncConnection, since: datetime, limit: in
 
 
 def _job(row: Row[Any]) -> Job:
-    return Job(row.id, row.type, JobRequest.model_validate(row.request), _projection(row), row.media)
+    return Job(row.id, row.type, JobRequest.model_validate(row.request), _projection(row), row.media, row.seq)
 
 
 def _projection(row: Row[Any]) -> Projection:

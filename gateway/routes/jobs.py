@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
+from contextlib import aclosing, suppress
 from typing import Any
 
 from aiohttp import web
 
-from gateway import lifecycle, pagination
-from gateway.context import GATEWAY, PRINCIPAL
+from gateway import lifecycle, pagination, sse
+from gateway.context import GATEWAY, PRINCIPAL, Gateway
 from gateway.database import artifacts, events, jobs
 from gateway.database.jobs import Job, Wanted
 from gateway.envelope import success, timestamp
-from gateway.errors import not_found, wrong_state
+from gateway.errors import invalid, not_found, wrong_state
 from gateway.logbook import log_line
 from gateway.pagination import paginated
 from gateway.query import Query
@@ -24,6 +26,16 @@ routes = web.RouteTableDef()
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 SORT_KEYS = tuple(f"{sign}{name}" for name in jobs.SORTS for sign in ("", "-"))
+STREAM_HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",  # nginx would hold events back
+}
+HEARTBEAT_S = 15.0
+"""Proxies close connections that are silent for longer; 30 s is the shortest default known."""
+STREAM_S = 3600.0
+"""Longest stream; clients come back by themselves, and their token is checked again."""
+LAST_EVENT_ID = re.compile(r"[0-9]{1,9}")
 JOB_ID = re.compile(r"job_[0-9a-f]{32}")
 
 
@@ -108,6 +120,40 @@ async def logs(request: web.Request) -> web.Response:
         entries, total = await events.page(connection, job.id, level=level, limit=limit, offset=offset)
     lines = [log_line(entry) for entry in entries]
     return success({"logs": lines, "total_logs": total, "has_more": offset + len(lines) < total})
+
+
+@routes.get("/jobs/{job_id}/events")
+async def stream(request: web.Request) -> web.StreamResponse:
+    """What happens to a job as server-sent events, from the beginning or after the `Last-Event-ID`, to its end."""
+    after = _last_event_id(request)
+    job = await owned(request)
+    gateway = request.app[GATEWAY]
+    if job.projection.status.final and after >= await _end(gateway, job):
+        return web.Response(status=204)  # by which clients know that they need not come back
+    response = web.StreamResponse(headers=STREAM_HEADERS)
+    await response.prepare(request)
+    with suppress(OSError, TimeoutError):  # the client left; or its time is up, and it comes back with a valid token
+        await response.write(sse.PREAMBLE)
+        async with asyncio.timeout(STREAM_S):
+            async with aclosing(gateway.feeds.follow(job.id, min(after, job.seq), job.seq, HEARTBEAT_S)) as news:
+                async for frames in news:
+                    await response.write(b"".join(frame.data for frame in frames) or sse.HEARTBEAT)
+                    if any(frame.last for frame in frames):
+                        break
+        await response.write_eof()
+    return response
+
+
+def _last_event_id(request: web.Request) -> int:
+    given = request.headers.get("Last-Event-ID") or request.query.get("last_event_id") or "0"
+    if not LAST_EVENT_ID.fullmatch(given):
+        raise invalid({"Last-Event-ID": ["Must be the id of an event of this stream"]})
+    return int(given)
+
+
+async def _end(gateway: Gateway, job: Job) -> int:
+    async with gateway.database.read() as connection:
+        return await events.verdict(connection, job.id) or 0
 
 
 def view(job: Job, published: Mapping[str, ArtifactRef]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from gateway.database.engine import Database
 from gateway.database.tables import events
 from gateway.ledger import Ledger
 from gateway.metrics import Metrics
+from gateway.news import News
 from gateway.projection import Projection, advance, conclude
 from gateway.projector import BATCH, Projector
 from pipeline import keys
@@ -104,7 +105,7 @@ def projector(database: Database, store: ObjectStore) -> Projector:
 
 def make_projector(database: Database, store: ObjectStore) -> Projector:
     metrics = Metrics()
-    ledger = Ledger(database, metrics)
+    ledger = Ledger(database, News(database), metrics)
     return Projector(
         database, Jobs(store), lambda: pytest.fail("not subscribed here"), ledger, metrics, asyncio.Event()
     )

@@ -1,0 +1,34 @@
+"""Entries of a job's log as server-sent events (the WHATWG's text/event-stream)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from gateway.database.events import Entry
+from gateway.logbook import VERDICTS, event_view
+
+HEARTBEAT = b": heartbeat\n\n"
+RETRY_MS = 3000
+"""How soon clients come back after a lost connection."""
+PREAMBLE = f"retry: {RETRY_MS}\n\n".encode()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One event on the wire.
+
+    Attributes:
+        last: nothing follows that a watcher waits for.
+    """
+
+    seq: int
+    data: bytes
+    last: bool
+
+
+def frame(entry: Entry) -> Frame:
+    """The event named by its kind, with its number as the id; JSON holds no line break that would need care."""
+    text = json.dumps(event_view(entry), ensure_ascii=False)
+    kind = entry.event.kind
+    return Frame(entry.seq, f"id: {entry.seq}\nevent: {kind}\ndata: {text}\n\n".encode(), kind in VERDICTS)

@@ -1,0 +1,213 @@
+"""`GET /jobs/{id}/events`: the log as it grows, resumed anywhere. Runs embedded here and on servers in integration."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway import feeds
+from gateway.feeds import Feed
+from gateway.routes import jobs as routes
+from gateway.sse import Frame
+from pipeline.vocabulary import EventKind, Stage
+from tests.unit.gateway.fixtures import OpenWorld
+from tests.unit.gateway.support import API, PATIENCE_S, World, until
+from tests.unit.gateway.test_api import UNKNOWN, error
+from tests.unit.gateway.test_jobs import logged, post
+
+
+class Stream:
+    """A client of server-sent events, as the standard describes one."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self.response = response
+        self.comments: list[str] = []
+
+    async def event(self) -> dict[str, Any] | None:
+        """The next event; None at the end of the stream."""
+        fields: dict[str, str] = {}
+        async with asyncio.timeout(PATIENCE_S):
+            while line := await self.response.content.readline():
+                text = line.decode().removesuffix("\n")
+                if text.startswith(":"):
+                    self.comments.append(text)
+                elif text:
+                    name, _, value = text.partition(": ")
+                    fields[name] = value
+                elif "data" in fields:
+                    return {"id": int(fields["id"]), "event": fields["event"], "data": json.loads(fields["data"])}
+                else:
+                    fields = {}
+        return None
+
+    async def rest(self) -> list[dict[str, Any]]:
+        """All events to the end."""
+        found = []
+        while (event := await self.event()) is not None:
+            found.append(event)
+        return found
+
+
+@asynccontextmanager
+async def streaming(world: World, job_id: str, **headers: str) -> AsyncIterator[Stream]:
+    response = await world.get(f"/jobs/{job_id}/events", **headers)
+    assert response.status == 200, await response.text()
+    assert response.headers["Content-Type"] == "text/event-stream"
+    async with response:
+        yield Stream(response)
+
+
+async def test_events_come_as_they_happen_and_the_stream_ends_with_the_job(world: World) -> None:
+    job_id = await world.generate()
+    async with streaming(world, job_id) as stream:
+        await world.work(world.worker.render_half, job_id)
+        started, half = await stream.event(), await stream.event()
+        assert started is not None
+        assert half is not None
+        assert (started["id"], started["event"], half["id"], half["event"]) == (1, "started", 2, "progress")
+        assert half["data"] == {
+            "job_id": job_id,
+            "status": "processing",
+            "stage": "rendering",
+            "progress": 35,
+            "timestamp": half["data"]["timestamp"],
+            "level": "INFO",
+            "message": "Rendering step 12/24",
+            "figures": {"step": 12, "steps": 24},
+        }
+        await world.work(world.worker.complete, job_id)
+        rest = await stream.rest()
+    assert [event["id"] for event in rest] == list(range(3, 3 + len(rest)))
+    assert rest[-1]["event"] == "completed"
+    assert (rest[-1]["data"]["status"], rest[-1]["data"]["progress"]) == ("completed", 100)
+
+
+async def test_a_stream_is_resumed_after_the_last_event_id(world: World) -> None:
+    job_id = await world.completed()
+    async with streaming(world, job_id) as stream:
+        everything = await stream.rest()
+    for seen in (1, 4, len(everything) - 1):
+        async with streaming(world, job_id, Last_Event_ID=str(seen)) as stream:
+            assert await stream.rest() == everything[seen:]
+    response = await world.get(f"/jobs/{job_id}/events", Last_Event_ID=str(len(everything)))
+    assert response.status == 204, "a browser's EventSource stops only at this"
+
+
+async def test_cancelling_ends_the_stream(world: World) -> None:
+    job_id = await world.generate()
+    async with streaming(world, job_id) as stream:
+        await post(world, f"/jobs/{job_id}/cancel")
+        assert [event["event"] for event in await stream.rest()] == ["cancelled"]
+
+
+async def test_a_silent_stream_has_heartbeats(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "HEARTBEAT_S", 0.02)
+    job_id = await world.generate()
+    async with streaming(world, job_id) as stream:
+        reading = asyncio.create_task(stream.event())
+
+        async def beaten() -> bool | None:
+            return len(stream.comments) >= 3 or None
+
+        await until(beaten)
+        await world.work(world.worker.tell, job_id, EventKind.STARTED, Stage.RENDER)
+        event = await reading
+    assert event is not None
+    assert event["event"] == "started"
+
+
+async def test_lost_news_are_found_by_polling(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "POLL_S", 0.05)
+    monkeypatch.setattr(world.gateway.feeds, "tell", lambda job_ids: None)
+    job_id = await world.generate()
+    async with streaming(world, job_id) as stream:
+        await world.work(world.worker.render_half, job_id)
+        assert [(await stream.event() or {})["id"] for _ in range(2)] == [1, 2]
+
+
+async def test_a_stream_that_lags_behind_reads_from_the_database(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "KEPT", 3)
+    monkeypatch.setattr(feeds, "READ_AT_ONCE", 7)
+    job_id = await world.generate()
+    for n in range(60):
+        world.worker.tell(job_id, EventKind.PROGRESS, Stage.RENDER, n, fraction=n / 60)
+    async with streaming(world, job_id) as early:
+        await logged(world, job_id, 60)
+        await world.work(world.worker.fail, job_id)
+        async with streaming(world, job_id) as late:
+            assert [event["id"] for event in await late.rest()] == list(range(1, 62))
+        assert [event["id"] for event in await early.rest()] == list(range(1, 62))
+
+
+async def test_streams_end_when_their_time_is_up_or_the_gateway_stops(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = await world.generate()
+    async with streaming(world, job_id) as stream:
+        world.gateway.feeds.close()
+        assert await stream.rest() == []
+    world.gateway.feeds.closed = False
+    monkeypatch.setattr(routes, "STREAM_S", 0.05)
+    async with streaming(world, job_id) as stream:
+        assert await stream.rest() == []
+
+
+async def test_watchers_are_forgotten_when_they_leave(world: World) -> None:
+    job_id = await world.generate()
+    async with streaming(world, job_id) as stream, streaming(world, job_id):
+        await world.work(world.worker.tell, job_id, EventKind.STARTED, Stage.RENDER)
+        assert await stream.event() is not None
+        assert world.gateway.feeds.watchers == 2
+    await world.work(world.worker.tell, job_id, EventKind.FINISHED, Stage.RENDER, 1)
+
+    async def nobody() -> bool | None:
+        return world.gateway.feeds.watchers == 0 or None
+
+    await until(nobody)
+
+
+async def test_who_may_not_see_a_job_may_not_watch_it(world: World) -> None:
+    theirs = await world.generate("bob")
+    for job_id in (UNKNOWN, theirs):
+        await error(await world.get(f"/jobs/{job_id}/events"), 404, "RESOURCE_NOT_FOUND")
+    await error(await world.client.get(f"{API}/jobs/{theirs}/events"), 401, "AUTH_REQUIRED")
+
+
+@pytest.mark.parametrize("given", ["x", "-1", "1" * 10, "1.5"])
+async def test_a_wrong_last_event_id_is_refused(world: World, given: str) -> None:
+    told = await error(await world.get(f"/jobs/{UNKNOWN}/events", Last_Event_ID=given), 400, "VALIDATION_ERROR")
+    assert list(told["details"]) == ["Last-Event-ID"]
+
+
+async def test_what_one_gateway_projects_is_seen_at_every_other(open_world: OpenWorld) -> None:
+    first, second = await open_world(), await open_world()
+    job_id = await first.generate()
+    async with streaming(first, job_id) as here, streaming(second, job_id) as there:
+        await first.work(first.worker.complete, job_id)
+        assert await here.rest() == await there.rest()
+
+
+@given(
+    start=st.integers(0, 5),
+    batches=st.lists(st.integers(0, 120), max_size=8),
+    seen=st.integers(0, 400),
+)
+@settings(suppress_health_check=[HealthCheck.too_slow])
+def test_a_feed_has_all_frames_after_its_start(start: int, batches: list[int], seen: int) -> None:
+    feed, upcoming = Feed(start, start), start + 1
+    for size in batches:
+        new = [Frame(seq, b"", False) for seq in range(max(upcoming - 2, 1), upcoming + size)]  # with repeats
+        feed.append(new)
+        upcoming += size
+    assert feed.end == upcoming - 1
+    assert len(feed.frames) <= feeds.KEPT
+    after = max(seen, feed.start)
+    assert [frame.seq for frame in feed.after(after)] == list(range(after + 1, upcoming))
