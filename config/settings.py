@@ -157,6 +157,8 @@ class GatewaySettings(Section):
     trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
     """Networks whose X-Forwarded-For and X-Forwarded-Proto are believed."""
     roles: tuple[Literal["api", "dispatcher", "projector"], ...] = ("api", "dispatcher", "projector")
+    retention_days: Annotated[float, Field(gt=0)] | None = None
+    """Jobs and their videos are removed so long after their end; None keeps them until they are deleted."""
     max_in_flight_per_worker: Annotated[int, Field(ge=1)] = 2
     """Jobs released to the broker per live worker of a model."""
 

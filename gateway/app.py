@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import dramatiq
 from aiohttp import web
@@ -10,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from config.catalogue import Catalogue
 from config.settings import Settings
-from gateway import health, middleware
+from gateway import health, housekeeping, middleware
 from gateway.auth.local import LocalAuthenticator
 from gateway.context import GATEWAY, Gateway
 from gateway.database import migrate
@@ -121,5 +122,5 @@ def _roles(gateway: Gateway, broker: dramatiq.Broker, subscribe: Callable[[], Ev
         roles |= {"projector": projector.run, "repair": projector.repair}
     if "dispatcher" in settings.gateway.roles:
         dispatcher = Dispatcher(settings, gateway.catalogue, database, broker, metrics, gateway.wake)
-        roles["dispatcher"] = dispatcher.run
+        roles |= {"dispatcher": dispatcher.run, "housekeeping": partial(housekeeping.run, gateway)}
     return roles

@@ -26,6 +26,12 @@ class Metrics:
             buckets=LATENCY_BUCKETS,
         )
         self.accepted = Counter("t2m_jobs_accepted_total", "Jobs accepted.", ["model"], registry=registry)
+        self.reused = Counter(
+            "t2m_jobs_reused_total",
+            "Requests answered by an identical job: joined while it ran, or sharing its files.",
+            ["how"],
+            registry=registry,
+        )
         self.concluded = Counter("t2m_jobs_concluded_total", "Verdicts projected.", ["status"], registry=registry)
         self.waiting = Gauge("t2m_jobs_waiting", "Accepted jobs that were not sent yet.", ["model"], registry=registry)
         self.in_flight = Gauge("t2m_jobs_in_flight", "Jobs sent and not yet rendered.", ["model"], registry=registry)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import secrets
 import uuid
@@ -9,7 +11,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, TypeAdapter, ValidationError, create_model
 
 from config.catalogue import Catalogue, ModelEntry
 from pipeline.errors import InvalidRequest
@@ -18,6 +20,9 @@ from pipeline.vocabulary import JobRequest, new_id, now
 MAX_DURATION_S = 60
 MAX_FPS = 60
 DEFAULT_DURATION_S = 4.0
+MAX_METADATA_BYTES = 4096
+MIN_EXPIRES_IN_S, MAX_EXPIRES_IN_S = 60, 10 * 365 * 24 * 3600
+HTTP_URL = TypeAdapter(HttpUrl)
 MAX_GUIDANCE = 30
 """Far above any catalogue row (1 to 7.5); beyond it guided predictions only saturate."""
 
@@ -27,7 +32,8 @@ def resolve(body: Mapping[str, object], *, user_id: str, catalogue: Catalogue, d
 
     Args:
         body: prompt, and optionally negative_prompt, duration (s), quality, fps (Hz), aspect_ratio, seed, model, steps,
-            guidance; numbers are never read from strings or booleans.
+            guidance, priority, metadata, webhook_url, expires_in (s), reuse; numbers are never read from
+            strings or booleans.
         user_id: who asks.
         default_model: the model where the body names none.
 
@@ -65,6 +71,11 @@ def _parameters(row: str) -> type[BaseModel]:
         "seed": (Annotated[int, Field(ge=0, lt=2**32)] | None, None),
         "steps": (Annotated[int, Field(ge=1, le=entry.max_steps)], entry.steps),
         "guidance": (Annotated[float, Field(ge=1, le=MAX_GUIDANCE)], entry.guidance),
+        "priority": (Literal["low", "normal", "high"], "normal"),
+        "metadata": (Annotated[dict[str, Any], AfterValidator(_small)], {}),
+        "webhook_url": (Annotated[str, AfterValidator(_http_url)] | None, None),
+        "expires_in": (Annotated[int, Field(ge=MIN_EXPIRES_IN_S, le=MAX_EXPIRES_IN_S)] | None, None),
+        "reuse": (bool, False),
     }
     strict = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
     return create_model(f"GenerateWith{entry.name}", __config__=strict, **fields)
@@ -92,6 +103,26 @@ def _printable(text: str) -> str:
     return _plain(text)
 
 
+def _small(metadata: dict[str, Any]) -> dict[str, Any]:
+    try:
+        size = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode())
+    except ValueError:
+        raise ValueError("Must hold valid JSON in UTF-8") from None
+    if size > MAX_METADATA_BYTES:
+        raise ValueError(f"Must be at most {MAX_METADATA_BYTES} bytes of JSON")
+    return metadata
+
+
+def _http_url(text: str) -> str:
+    try:
+        url = HTTP_URL.validate_python(text)
+    except ValidationError:
+        raise ValueError("Must be an http or https URL of at most 2083 characters") from None
+    if url.username or url.password or url.fragment:
+        raise ValueError("Must have neither credentials nor a fragment")
+    return _plain(text)
+
+
 def _by_field(error: ValidationError, entry: ModelEntry) -> dict[str, list[str]]:
     fields: dict[str, list[str]] = {}
     for item in error.errors(include_url=False, include_context=False, include_input=False):
@@ -108,8 +139,16 @@ def _message(kind: str, text: str, entry: ModelEntry) -> str:
     return re.sub(r"^(Value error, |(Input|String) should )", lambda m: "" if m[2] is None else "Must ", text)
 
 
+def signature(job: JobRequest, revision: str) -> str:
+    """Equal for jobs whose videos differ by nothing but the seed; `revision` is that of the model."""
+    fields = ("prompt", "negative_prompt", "model", "duration_s", "quality", "fps", "aspect_ratio", "steps", "guidance")
+    made_of = job.model_dump(mode="json", include=set(fields)) | {"revision": revision}
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+
 def _job(asked: dict[str, Any], user_id: str, entry: ModelEntry) -> JobRequest:
     seed = asked.pop("seed")
+    del asked["reuse"]  # says how to answer, not what to make
     return JobRequest(
         job_id=new_id("job"),
         user_id=user_id,

@@ -95,6 +95,10 @@ class JobRequest(Word):
         quality: short side of the highest rung.
         fps: rate of the renditions in Hz.
         seed: 0 to 2**32 − 1; drawn at acceptance when the client gave none.
+        priority: among the user's own waiting jobs.
+        metadata: the client's own (JSON values); nothing here reads it.
+        webhook_url: told of this job's events.
+        expires_in: seconds the job is kept after its end, if shorter than the deployment keeps it.
     """
 
     job_id: str
@@ -111,6 +115,10 @@ class JobRequest(Word):
     steps: int
     guidance: float
     trace_id: str
+    priority: Literal["low", "normal", "high"] = "normal"
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    webhook_url: str | None = None
+    expires_in: int | None = None
 
     @property
     def frames(self) -> int:

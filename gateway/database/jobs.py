@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Row, and_, delete, func, insert, or_, select, update
+from sqlalchemy import Column, ColumnElement, Row, and_, case, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.database.tables import jobs
@@ -16,6 +16,7 @@ from pipeline.vocabulary import Failure, JobRequest, Stage, Status, now, percent
 
 VIDEO_GENERATION = "video_generation"
 SORTS: dict[str, Column[Any]] = {name: jobs.c[name] for name in ("created_at", "updated_at", "status")}
+PRIORITIES = {"low": -1, "normal": 0, "high": 1}
 CLAIM_LEASE = timedelta(seconds=60)
 """After this a claimed job that was not confirmed waits again: its dispatcher died. Sends time out long before."""
 
@@ -27,6 +28,8 @@ class Job:
     Attributes:
         media: content of `metadata.json`, None until completed.
         seq: number of the last entry in its log.
+        expires_at: when it is removed; None before its end, or if it is kept for ever.
+        reused_from: the job whose files it shares.
     """
 
     id: str
@@ -35,6 +38,8 @@ class Job:
     projection: Projection
     media: Mapping[str, Any] | None
     seq: int
+    expires_at: datetime | None
+    reused_from: str | None
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,19 @@ class Wanted:
         return [column.desc() for column in columns] if self.sort.startswith("-") else columns
 
 
-async def add(connection: AsyncConnection, request: JobRequest) -> None:
-    """An accepted job; it waits for a dispatcher."""
+async def add(
+    connection: AsyncConnection,
+    request: JobRequest,
+    signature: str = "",
+    *,
+    retention_s: int | None = None,
+    reused_from: str | None = None,
+) -> None:
+    """An accepted job; it waits for a dispatcher, unless it shares another's files and its verdict is about to come.
+
+    Args:
+        signature: see `pipeline.requests.signature`; "" for one that is never reused.
+    """
     await connection.execute(
         insert(jobs).values(
             id=request.job_id,
@@ -86,7 +102,15 @@ async def add(connection: AsyncConnection, request: JobRequest) -> None:
             model=request.model,
             request=request.model_dump(mode="json"),
             created_at=request.created_at,
+            priority=PRIORITIES[request.priority],
+            work=request.frames * request.steps,
+            seed=request.seed,
+            signature=signature,
+            reused_from=reused_from,
+            joined=0,
+            retention_s=retention_s,
             epoch=0,
+            claimed_at=now() if reused_from else None,
             status=Status.PROCESSING,
             position=[],
             progress=0.0,
@@ -113,6 +137,28 @@ async def search(
     total = await connection.execute(select(func.count()).where(chosen))
     rows = await connection.execute(select(jobs).where(chosen).order_by(*wanted.order()).limit(limit).offset(offset))
     return [_job(row) for row in rows], total.scalar_one()
+
+
+async def identical(connection: AsyncConnection, user_id: str, signature: str, seed: int | None) -> Job | None:
+    """The user's latest job that makes or made the same video, rather one that is completed; any seed if None."""
+    usable = jobs.c.status.in_([Status.COMPLETED, Status.PROCESSING]) & jobs.c.cancelling_at.is_(None)
+    chosen = and_(jobs.c.user_id == user_id, jobs.c.signature == signature, usable)
+    if seed is not None:
+        chosen &= jobs.c.seed == seed
+    order = case((jobs.c.status == Status.COMPLETED, 0), else_=1), jobs.c.created_at.desc()
+    row = (await connection.execute(select(jobs).where(chosen).order_by(*order).limit(1))).one_or_none()
+    return None if row is None else _job(row)
+
+
+async def join(connection: AsyncConnection, job_id: str) -> None:
+    """Count one more request that the job answers."""
+    await connection.execute(update(jobs).where(jobs.c.id == job_id).values(joined=jobs.c.joined + 1))
+
+
+async def expired(connection: AsyncConnection, at: datetime, limit: int) -> list[str]:
+    """Ids of jobs whose time is over."""
+    rows = await connection.execute(select(jobs.c.id).where(jobs.c.expires_at <= at).limit(limit))
+    return list(rows.scalars())
 
 
 async def begin_cancelling(connection: AsyncConnection, job_id: str) -> None:
@@ -159,8 +205,9 @@ async def _count(connection: AsyncConnection, condition: ColumnElement[bool]) ->
 async def claim(connection: AsyncConnection, model: str, room: int) -> list[Claimed]:
     """Take up to `room` waiting jobs of `model`, in the order of fair turns.
 
-    A user's n-th waiting job has turn n + that user's jobs in flight; the lowest turn goes first, then the oldest. So a
-    flood by one user delays another's first job by one job at most. The caller holds the dispatchers' lock.
+    A user's n-th waiting job, by priority and age, has turn n + that user's jobs in flight; the lowest turn goes first,
+    then the oldest. So a flood by one user delays another's first job by one job at most, whatever its priority.
+    The caller holds the dispatchers' lock.
     """
     at = now()
     turns = _turns(model, at)
@@ -181,7 +228,9 @@ def _turns(model: str, at: datetime) -> Any:  # noqa: ANN401 - a subquery
         .group_by(jobs.c.user_id)
         .subquery()
     )
-    number = func.row_number().over(partition_by=jobs.c.user_id, order_by=(jobs.c.created_at, jobs.c.id))
+    number = func.row_number().over(
+        partition_by=jobs.c.user_id, order_by=(jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id)
+    )
     turn = number + func.coalesce(busy.c.count, 0)
     return (
         select(jobs.c.id, jobs.c.created_at, turn.label("turn"))
@@ -236,6 +285,10 @@ async def save(
     }
     if media is not None:
         values["media"] = media
+    if projection.completed_at is not None:
+        kept = await connection.execute(select(jobs.c.retention_s).where(jobs.c.id == job_id))
+        if (retention_s := kept.scalar_one()) is not None:
+            values["expires_at"] = projection.completed_at + timedelta(seconds=retention_s)
     await connection.execute(update(jobs).where(jobs.c.id == job_id).values(values))
 
 
@@ -259,7 +312,8 @@ async def half_cancelled(connection: AsyncConnection, since: datetime, limit: in
 
 
 def _job(row: Row[Any]) -> Job:
-    return Job(row.id, row.type, JobRequest.model_validate(row.request), _projection(row), row.media, row.seq)
+    request, projection = JobRequest.model_validate(row.request), _projection(row)
+    return Job(row.id, row.type, request, projection, row.media, row.seq, row.expires_at, row.reused_from)
 
 
 def _projection(row: Row[Any]) -> Projection:

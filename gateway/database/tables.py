@@ -63,6 +63,14 @@ jobs = Table(
     Column("model", String(64), nullable=False),
     Column("request", JSON, nullable=False, comment="the accepted JobRequest"),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("priority", Integer, nullable=False, comment="-1 low, 0 normal, 1 high"),
+    Column("work", BigInteger, nullable=False, comment="frames times steps"),
+    Column("seed", BigInteger, nullable=False),
+    Column("signature", String(64), nullable=False, comment="equal where only the seed differs"),
+    Column("reused_from", ID, comment="the job whose files it shares"),
+    Column("joined", Integer, nullable=False, comment="identical requests it answers as well"),
+    Column("retention_s", Integer, comment="how long it is kept after its end; null: for ever"),
+    Column("expires_at", UtcDateTime, index=True, comment="when it is removed; null before its end"),
     # the dispatcher's columns
     Column("epoch", Integer, nullable=False, comment="how often the job was sent"),
     Column("claimed_at", UtcDateTime, comment="a dispatcher is sending it since"),
@@ -82,6 +90,17 @@ jobs = Table(
 )
 Index("ix_jobs_user_id_created_at", jobs.c.user_id, jobs.c.created_at)
 Index("ix_jobs_status_dispatched_at_created_at", jobs.c.status, jobs.c.dispatched_at, jobs.c.created_at)
+Index("ix_jobs_user_id_signature", jobs.c.user_id, jobs.c.signature)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("user_id", String(255), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("fingerprint", String(64), nullable=False, comment="of what was asked"),
+    Column("answer", JSON, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False, index=True),
+)
 
 events = Table(
     "events",

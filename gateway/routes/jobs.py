@@ -168,8 +168,10 @@ def view(job: Job, published: Mapping[str, ArtifactRef]) -> dict[str, Any]:
         "created_at": timestamp(job.request.created_at),
         "started_at": timestamp(state.started_at),
         "completed_at": timestamp(state.completed_at),
+        "expires_at": timestamp(job.expires_at),
         "duration": _seconds(job),
         "parameters": parameters(job.request),
+        "reused_from": job.reused_from,
         "result": _result(job, published) if published else None,
         "error": error_view(state.failure),
     }

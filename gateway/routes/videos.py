@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from aiohttp import web
 
+from gateway import acceptance, idempotency
 from gateway.context import GATEWAY, PRINCIPAL
-from gateway.database import jobs
 from gateway.database.jobs import Job
 from gateway.envelope import success, timestamp
 from gateway.errors import ApiError, Code
-from gateway.links import link
 from gateway.renditions import rung, top
 from gateway.routes.jobs import error_view, files, owned
 from gateway.validation import choice, flag, json_object
-from pipeline.requests import resolve
-from pipeline.vocabulary import ACTIVITY, ArtifactRef, Status
+from pipeline.vocabulary import ArtifactRef, Status
 
 routes = web.RouteTableDef()
 
@@ -26,32 +22,11 @@ THUMBNAIL_SIZES = ("small", "medium", "large")
 
 @routes.post("/videos/generate")
 async def generate(request: web.Request) -> web.Response:
-    """Accept a job.
-
-    First the store, then the database, then the answer: a crash in between leaves a request nobody was promised, never
-    a promised job that a worker cannot read.
-    """
-    gateway = request.app[GATEWAY]
-    job = resolve(
-        await json_object(request),
-        user_id=request[PRINCIPAL].user_id,
-        catalogue=gateway.catalogue,
-        default_model=gateway.settings.models.default,
-    )
-    await asyncio.to_thread(gateway.store.accept, job)
-    async with gateway.database.write() as connection:
-        await jobs.add(connection, job)
-    gateway.wake.set()
-    gateway.metrics.accepted.labels(job.model).inc()
-    data = {
-        "job_id": job.job_id,
-        "status": Status.PROCESSING,
-        "stage": ACTIVITY[None],
-        "progress": 0,
-        "created_at": timestamp(job.created_at),
-    }
-    location = link(gateway.settings, f"/videos/{job.job_id}/status")
-    return success(data, "Video generation job created", status=202, headers={"Location": location})
+    """Accept a job."""
+    body = await json_object(request)
+    attempt = idempotency.read(request, body)
+    answer = await acceptance.accept(request.app[GATEWAY], request[PRINCIPAL].user_id, body, attempt)
+    return answer.response()
 
 
 @routes.get("/videos/{job_id}/status")
@@ -68,6 +43,7 @@ async def status(request: web.Request) -> web.Response:
             "created_at": timestamp(job.request.created_at),
             "started_at": timestamp(state.started_at),
             "completed_at": timestamp(state.completed_at),
+            "expires_at": timestamp(job.expires_at),
             "error": error_view(state.failure),
         }
     )

@@ -5,6 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.gateway.fixtures import broker, bus, open_world, settings, store, world
+from tests.unit.gateway.test_acceptance import (
+    test_a_request_sent_again_gets_the_first_answer,
+    test_an_identical_request_joins_the_running_job,
+    test_an_identical_request_shares_the_files_of_a_completed_job,
+    test_expired_jobs_are_removed_with_their_data,
+    test_keys_are_forgotten_after_a_day,
+    test_simultaneous_requests_with_one_key_make_one_job,
+)
 from tests.unit.gateway.test_examples import test_the_python_example_of_job_management
 from tests.unit.gateway.test_jobs import (
     test_a_cancellation_whose_gateway_died_is_finished,
@@ -27,14 +35,20 @@ __all__ = [
     "store",
     "test_a_cancellation_whose_gateway_died_is_finished",
     "test_a_job_that_ends_while_it_is_cancelled_keeps_its_verdict",
+    "test_a_request_sent_again_gets_the_first_answer",
     "test_a_running_job_that_is_cancelled_is_decided_and_its_workers_hurried",
+    "test_an_identical_request_joins_the_running_job",
+    "test_an_identical_request_shares_the_files_of_a_completed_job",
     "test_deleting_removes_the_job_and_its_data",
+    "test_expired_jobs_are_removed_with_their_data",
     "test_jobs_are_filtered_by_the_time_of_their_creation",
     "test_jobs_are_listed_in_pages_newest_first",
+    "test_keys_are_forgotten_after_a_day",
     "test_lists_show_the_results_of_completed_jobs",
     "test_logs_are_cut_and_filtered",
     "test_logs_tell_what_the_workers_did",
     "test_simultaneous_cancellations_succeed_once",
+    "test_simultaneous_requests_with_one_key_make_one_job",
     "test_the_python_example_of_job_management",
     "world",
 ]

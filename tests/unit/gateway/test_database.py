@@ -18,7 +18,7 @@ from gateway.database.engine import Database
 from gateway.database.tables import metadata
 from pipeline.vocabulary import Heartbeat, now
 
-TABLES = {"jobs", "events", "artifacts", "workers"}
+TABLES = {"jobs", "events", "artifacts", "workers", "idempotency_keys"}
 
 
 @pytest.fixture

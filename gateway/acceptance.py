@@ -1,0 +1,123 @@
+"""Takes jobs in: new ones, and those that an earlier job already answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from gateway import idempotency
+from gateway.context import Gateway
+from gateway.database import artifacts, jobs
+from gateway.database.jobs import Job
+from gateway.envelope import timestamp
+from gateway.idempotency import Answer, Attempt, KeyTaken
+from gateway.links import link
+from gateway.projection import Projection
+from pipeline.requests import resolve, signature
+from pipeline.vocabulary import ArtifactRef, Final, JobRequest, Status, now
+
+
+async def accept(gateway: Gateway, user_id: str, body: Mapping[str, Any], attempt: Attempt | None) -> Answer:
+    """Accept the job that `body` asks for, once per `attempt`.
+
+    Raises:
+        InvalidRequest: it asks for what cannot be made.
+        ApiError: 400, the attempt's key was used for something else.
+    """
+    if (answer := await idempotency.earlier(gateway.database, attempt)) is not None:
+        return answer
+    job = resolve(body, user_id=user_id, catalogue=gateway.catalogue, default_model=gateway.settings.models.default)
+    try:
+        if body.get("reuse") and (reused := await _reuse(gateway, job, body.get("seed") is not None, attempt)):
+            return reused
+        return await _accept(gateway, job, attempt)
+    except KeyTaken:
+        await asyncio.to_thread(gateway.store.forget, job.job_id)
+        answer = await idempotency.earlier(gateway.database, attempt)
+        if answer is None:
+            raise
+        return answer
+
+
+async def _accept(gateway: Gateway, job: JobRequest, attempt: Attempt | None) -> Answer:
+    """First the store, then the database, then the answer: a crash in between leaves a request nobody was promised,
+    never a promised job that a worker cannot read.
+    """
+    answer = _answer(gateway, job.job_id, job, Projection(), "Video generation job created")
+    await asyncio.to_thread(gateway.store.accept, job)
+    async with gateway.database.write() as connection:
+        await idempotency.keep(connection, attempt, answer)
+        await jobs.add(connection, job, _signature(gateway, job), retention_s=_retention_s(gateway, job))
+    gateway.wake.set()
+    gateway.metrics.accepted.labels(job.model).inc()
+    return answer
+
+
+async def _reuse(gateway: Gateway, job: JobRequest, seeded: bool, attempt: Attempt | None) -> Answer | None:
+    """Let an identical job of the same user answer, if there is one: join it while it runs, else share its files."""
+    async with gateway.database.write() as connection:
+        seed = job.seed if seeded else None
+        found = await jobs.identical(connection, job.user_id, _signature(gateway, job), seed)
+        if found is None:
+            return None
+        if not found.projection.status.final:
+            text = "Joined the identical job that is running"
+            answer = _answer(gateway, found.id, found.request, found.projection, text, reused=True)
+            await idempotency.keep(connection, attempt, answer)
+            await jobs.join(connection, found.id)
+            gateway.metrics.reused.labels("joined").inc()
+            return answer
+        files = await artifacts.of_job(connection, found.id)
+    job = job.model_copy(update={"seed": found.request.seed})
+    return await _share(gateway, job, found, files, attempt)
+
+
+async def _share(
+    gateway: Gateway, job: JobRequest, source: Job, files: Mapping[str, ArtifactRef], attempt: Attempt | None
+) -> Answer:
+    """A job of its own that is completed at once with the files of `source`; each can be deleted without the other.
+
+    It is added as claimed, so that no dispatcher takes it before its verdict is entered.
+    """
+    metadata = {**(source.media or {}), "job_id": job.job_id}
+    final = Final(
+        job_id=job.job_id, status=Status.COMPLETED, at=now(), artifacts=tuple(files.values()), metadata=metadata
+    )
+    done = Projection(status=Status.COMPLETED)
+    answer = _answer(gateway, job.job_id, job, done, "Served from an identical job", reused=True)
+    await asyncio.to_thread(gateway.store.accept, job)
+    await asyncio.to_thread(gateway.store.decide, final)
+    async with gateway.database.write() as connection:
+        await idempotency.keep(connection, attempt, answer)
+        retention_s = _retention_s(gateway, job)
+        await jobs.add(connection, job, _signature(gateway, job), retention_s=retention_s, reused_from=source.id)
+    await gateway.ledger.enter([], {job.job_id: final})
+    gateway.metrics.accepted.labels(job.model).inc()
+    gateway.metrics.reused.labels("shared").inc()
+    return answer
+
+
+def _answer(
+    gateway: Gateway, job_id: str, job: JobRequest, state: Projection, text: str, *, reused: bool = False
+) -> Answer:
+    data = {
+        "job_id": job_id,
+        "status": state.status,
+        "stage": state.activity,
+        "progress": state.percent,
+        "created_at": timestamp(job.created_at),
+        "reused": reused,
+    }
+    return Answer(202, data, text, {"Location": link(gateway.settings, f"/videos/{job_id}/status")})
+
+
+def _signature(gateway: Gateway, job: JobRequest) -> str:
+    return signature(job, gateway.catalogue.get(job.model).revision)
+
+
+def _retention_s(gateway: Gateway, job: JobRequest) -> int | None:
+    """How long the job is kept after its end; a job may ask for less than the deployment grants, not for more."""
+    days = gateway.settings.gateway.retention_days
+    limits = [job.expires_in, None if days is None else round(days * 24 * 3600)]
+    return min((limit for limit in limits if limit is not None), default=None)

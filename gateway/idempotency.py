@@ -1,0 +1,117 @@
+"""`Idempotency-Key`: a request that is sent again gets the first answer instead of being carried out again.
+
+The key is kept in the transaction that does what was asked, so there is never a key without the deed, nor a deed
+without its key; of simultaneous requests one does it, and the others get its answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from aiohttp import web
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.context import PRINCIPAL
+from gateway.database import idempotency
+from gateway.database.engine import Database
+from gateway.envelope import success
+from gateway.errors import invalid
+from pipeline.vocabulary import now
+
+HEADER = "Idempotency-Key"
+KEY = re.compile(r"[\x21-\x7e]{1,255}")
+KEPT = timedelta(hours=24)
+"""After this a key may be used for something else."""
+
+
+class KeyTaken(Exception):
+    """Another request with the same key was faster; its answer is there now."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is answered, in a form that can be kept."""
+
+    status: int
+    data: Mapping[str, Any]
+    message: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def response(self) -> web.Response:
+        """As an HTTP answer."""
+        return success(self.data, self.message, status=self.status, headers=self.headers)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A request with a key.
+
+    Attributes:
+        fingerprint: of what is asked, so that a key is not used for two things.
+    """
+
+    user_id: str
+    key: str
+    fingerprint: str
+
+
+def read(request: web.Request, content: object) -> Attempt | None:
+    """The attempt a request is; None without the header.
+
+    Args:
+        content: what is asked (JSON values), such as the body, or the digest and fields of an upload.
+
+    Raises:
+        ApiError: 400, the key is malformed.
+    """
+    key = request.headers.get(HEADER)
+    if key is None:
+        return None
+    if not KEY.fullmatch(key):
+        raise invalid({HEADER: ["Must be 1 to 255 visible ASCII characters"]})
+    text = json.dumps([request.method, request.path, content], sort_keys=True)
+    return Attempt(request[PRINCIPAL].user_id, key, hashlib.sha256(text.encode()).hexdigest())
+
+
+async def earlier(database: Database, attempt: Attempt | None) -> Answer | None:
+    """The answer to the first request with this key, if there was one.
+
+    Raises:
+        ApiError: 400, it was a request for something else.
+    """
+    if attempt is None:
+        return None
+    async with database.read() as connection:
+        kept = await idempotency.find(connection, attempt.user_id, attempt.key, now() - KEPT)
+    if kept is None:
+        return None
+    if kept.fingerprint != attempt.fingerprint:
+        raise invalid({HEADER: ["Was used for another request in the last 24 hours"]})
+    answer = kept.answer
+    headers = answer["headers"] | {"Idempotent-Replayed": "true"}
+    return Answer(answer["status"], answer["data"], answer["message"], headers)
+
+
+async def keep(connection: AsyncConnection, attempt: Attempt | None, answer: Answer) -> None:
+    """Keep an answer in the transaction that makes it true.
+
+    Raises:
+        KeyTaken: the transaction is to be rolled back and `earlier` asked again.
+    """
+    if attempt is None:
+        return
+    content = {
+        "status": answer.status,
+        "data": dict(answer.data),
+        "message": answer.message,
+        "headers": dict(answer.headers),
+    }
+    await idempotency.remove(connection, now() - KEPT, attempt.user_id, attempt.key)
+    if not await idempotency.add(connection, attempt.user_id, attempt.key, attempt.fingerprint, content):
+        raise KeyTaken
