@@ -24,7 +24,7 @@ from models.tiny.training.export import export
 from models.tiny.training.latents import Cache, choose, normalised
 from models.tiny.training.optimise import Average, Optimizers, schedule
 
-BATCH = 16
+BATCH = 32
 TEXT_LENGTH = 24  # tokens in training; the pipeline pads to TEXT_PADDED
 TEXT_PADDED = 512
 WINDOW = 5  # latents
@@ -40,6 +40,8 @@ class PaddedAttention(WanAttnProcessor):  # type: ignore[misc]  # untyped base
     """Attends to a short text as if it were padded to the pipeline's 512 tokens.
 
     Padding tokens are all alike, so that many of them weigh as much as few with log(many / few) added to the score.
+    The scores are formed by plain matrix products: on a CPU, for windows this small, a quarter faster as a whole than
+    the library's fused attention.
     """
 
     bias: Tensor | None = None
@@ -53,9 +55,26 @@ class PaddedAttention(WanAttnProcessor):  # type: ignore[misc]  # untyped base
         rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """As the library's, with the bias on texts."""
-        mask = PaddedAttention.bias if encoder_hidden_states is not None else attention_mask
-        attended: Tensor = super().__call__(attn, hidden_states, encoder_hidden_states, mask, rotary_emb)
-        return attended
+        other = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(other))
+        query, key, value = (x.unflatten(2, (attn.heads, -1)) for x in (query, key, attn.to_v(other)))
+        if rotary_emb is not None:
+            cos, sin = rotary_emb[0][..., 0::2], rotary_emb[1][..., 1::2]
+            query, key = rotated(query, cos, sin), rotated(key, cos, sin)
+        query = query * query.shape[-1] ** -0.5
+        query, key, value = (x.to(value.dtype).transpose(1, 2) for x in (query, key, value))
+        scores = (query @ key.mT).float()
+        if encoder_hidden_states is not None:
+            scores = scores + PaddedAttention.bias
+        attended = (scores.softmax(dim=-1).to(value.dtype) @ value).transpose(1, 2).flatten(2)
+        result: Tensor = attn.to_out[0](attended)
+        return result
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding: pairs of channels of `x` (batch, tokens, heads, channels), turned by their angles."""
+    first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1).flatten(-2)
 
 
 class Model(nn.Module):
@@ -162,9 +181,9 @@ class Trainer:
         content |= {"optimizers": self.optimizers.state_dict(), "step": self.step, "spent_s": self.spent_s}
         state.save(self.path, content)
 
-    def export(self) -> None:
+    def export(self, target: Path) -> None:
         """Write the averaged weights as a pipeline."""
-        export(self.vae, self.average.model.denoiser, self.average.model.text_encoder)
+        export(self.vae, self.average.model.denoiser, self.average.model.text_encoder, target)
 
     def batch(self, prefix: int) -> tuple[Tensor, Tensor, Tensor]:
         """Windows (batch, 32, 5, 4, 7) normalised, and their captions' tokens and masks (batch, length)."""
@@ -239,8 +258,7 @@ class Trainer:
                 total, seen = 0.0, 0
             if self.spent_s - kept_at > export_every_s:
                 self.save()
-                self.export()
+                self.export(self.path.with_name("weights"))
                 kept_at = self.spent_s
         self.save()
-        self.export()
         return self.path

@@ -40,7 +40,9 @@ def main(arguments: list[str] | None = None) -> Path:
     parser.add_argument("--vae-minutes", type=float, default=90, help="wall clock for the autoencoder (default 90)")
     parser.add_argument("--minutes", type=float, default=360, help="wall clock for the denoiser (default 360)")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--export-every-s", type=float, default=480, help="seconds between exports of the weights")
+    parser.add_argument(
+        "--export-every-s", type=float, default=480, help="seconds between exports to the training folder"
+    )
     parser.add_argument("--random", action="store_true", help="only export an untrained pipeline")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -51,6 +53,6 @@ def main(arguments: list[str] | None = None) -> Path:
     saved = state.load(vae.train(options.vae_minutes)) or {}
     cache, mean, std = statistics(saved["average"])
     trainer = Trainer(cache, export.plain_vae(saved["average"], mean, std))
-    trainer.export()
     trainer.train(options.minutes, options.export_every_s)
+    trainer.export(export.WEIGHTS)
     return export.WEIGHTS
