@@ -128,6 +128,7 @@ class Runner:
     ) -> None:
         self._jobs, self._publisher, self._send = jobs, publisher, send
         self._functions, self._scratch, self._watch = functions, scratch, watch
+        scratch.mkdir(parents=True, exist_ok=True)
         self.stops = stops or Stops()
         self._neighbours = Neighbours()
         self._transfers = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="transfer")
@@ -291,7 +292,6 @@ class Runner:
 
     @contextmanager
     def _folder(self) -> Iterator[Path]:
-        self._scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             dir=self._scratch, prefix=f"{os.getpid()}-", ignore_cleanup_errors=True
         ) as name:
@@ -301,12 +301,9 @@ class Runner:
         step = CHAIN[message.stage]
         if step.joins is not None and not self._is_last(message, step.joins):
             return
-
-        def send(stage: Stage) -> None:
+        for stage in step.follows:
             records = self._jobs.known(message.job_id, CHAIN[stage].reads)
             self._send(_following(message, stage, request, records), request.model)
-
-        self._side_by_side(send, list(step.follows))
 
     def _is_last(self, message: StageMessage, neighbour: Stage) -> bool:
         """Whether the neighbour has its record, too; if not, it will see both when it has written its own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -102,6 +103,7 @@ def _serve(duty: Duty, marks: Marks, ready: threading.Event, stop: threading.Eve
     functions = duty.make_functions(settings, duty.catalogue)
     declare(broker, make_runner(settings, store, publisher, broker, functions, stops, marks), duty.queues)
     crew = Crew(broker, duty.queue_class, duty.queues, publisher, stops, settings.worker.heartbeat_s)
+    gc.freeze()  # what is loaded by now stays: collections need not walk it again and again
     crew.start()
     log.info("worker child started", queues=duty.queues)
     supervisor = multiprocessing.parent_process()
