@@ -24,9 +24,10 @@ from gateway.links import BASE_PATH
 from gateway.media import Media
 from gateway.metrics import Metrics
 from gateway.news import News
+from gateway.outlook import Outlook
 from gateway.projector import Projector
 from gateway.roles import Role, Roles
-from gateway.routes import jobs, system, videos
+from gateway.routes import jobs, models, system, videos
 from gateway.validation import MAX_BODY
 from pipeline.bus.base import EventSubscriber
 from pipeline.jobs import Jobs
@@ -72,7 +73,7 @@ def create_app(
 def _add_routes(app: web.Application, *, api: bool) -> None:
     """Health and metrics are there in every role; the rest only where this process answers clients."""
     app.router.add_get("/metrics", system.metrics)
-    for table in (system.routes, jobs.routes, videos.routes) if api else (system.routes,):
+    for table in (system.routes, jobs.routes, videos.routes, models.routes) if api else (system.routes,):
         for route in table:
             if isinstance(route, web.RouteDef):
                 web.RouteDef(route.method, BASE_PATH + route.path, route.handler, route.kwargs).register(app.router)
@@ -96,6 +97,7 @@ async def _open(
         ledger=Ledger(database, news, metrics),
         news=news,
         feeds=feeds,
+        outlook=Outlook(settings, catalogue, database),
         control=subscribe(),
     )
 

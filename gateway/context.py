@@ -17,6 +17,7 @@ from gateway.ledger import Ledger
 from gateway.media import Media
 from gateway.metrics import Metrics
 from gateway.news import News
+from gateway.outlook import Outlook
 from pipeline.bus.base import EventSubscriber
 from pipeline.jobs import Jobs
 
@@ -41,6 +42,7 @@ class Gateway:
     ledger: Ledger
     news: News
     feeds: Feeds
+    outlook: Outlook
     control: EventSubscriber
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -180,7 +180,7 @@ def _waiting(at: datetime) -> ColumnElement[bool]:
     return and_(jobs.c.status == Status.PROCESSING, unsent, unclaimed)
 
 
-def _in_flight(at: datetime) -> ColumnElement[bool]:
+def in_flight(at: datetime) -> ColumnElement[bool]:
     """Sent or being sent, and not past the render: a job that encodes does not keep a renderer busy."""
     sent = or_(jobs.c.dispatched_at.is_not(None), jobs.c.claimed_at >= at - CLAIM_LEASE)
     rendering = jobs.c.progress < percent(Stage.RENDER, 1.0)
@@ -194,7 +194,7 @@ async def count_waiting(connection: AsyncConnection) -> dict[str, int]:
 
 async def count_in_flight(connection: AsyncConnection) -> dict[str, int]:
     """Jobs per model that hold, or are about to hold, a place at a renderer."""
-    return await _count(connection, _in_flight(now()))
+    return await _count(connection, in_flight(now()))
 
 
 async def _count(connection: AsyncConnection, condition: ColumnElement[bool]) -> dict[str, int]:
@@ -210,8 +210,8 @@ async def claim(connection: AsyncConnection, model: str, room: int) -> list[Clai
     The caller holds the dispatchers' lock.
     """
     at = now()
-    turns = _turns(model, at)
-    chosen = select(turns.c.id).order_by(turns.c.turn, turns.c.created_at, turns.c.id).limit(room)
+    queue = turns(model, at)
+    chosen = select(queue.c.id).order_by(queue.c.turn, queue.c.created_at, queue.c.id).limit(room)
     taken = await connection.execute(
         update(jobs)
         .where(jobs.c.id.in_(chosen), _waiting(at))
@@ -221,10 +221,11 @@ async def claim(connection: AsyncConnection, model: str, room: int) -> list[Clai
     return [Claimed(JobRequest.model_validate(row.request), row.epoch) for row in taken]
 
 
-def _turns(model: str, at: datetime) -> Any:  # noqa: ANN401 - a subquery
+def turns(model: str, at: datetime) -> Any:  # noqa: ANN401 - a subquery
+    """The waiting jobs of `model` with their fair turns; see `claim`."""
     busy = (
         select(jobs.c.user_id, func.count().label("count"))
-        .where(jobs.c.model == model, _in_flight(at))
+        .where(jobs.c.model == model, in_flight(at))
         .group_by(jobs.c.user_id)
         .subquery()
     )
@@ -233,7 +234,7 @@ def _turns(model: str, at: datetime) -> Any:  # noqa: ANN401 - a subquery
     )
     turn = number + func.coalesce(busy.c.count, 0)
     return (
-        select(jobs.c.id, jobs.c.created_at, turn.label("turn"))
+        select(jobs.c.id, jobs.c.created_at, jobs.c.work, turn.label("turn"))
         .outerjoin(busy, busy.c.user_id == jobs.c.user_id)
         .where(jobs.c.model == model, _waiting(at))
         .subquery()

@@ -9,6 +9,7 @@ from gateway.context import GATEWAY, PRINCIPAL
 from gateway.database.jobs import Job
 from gateway.envelope import success, timestamp
 from gateway.errors import ApiError, Code
+from gateway.outlook import Forecast
 from gateway.renditions import rung, top
 from gateway.routes.jobs import error_view, files, owned
 from gateway.validation import choice, flag, json_object
@@ -34,12 +35,15 @@ async def status(request: web.Request) -> web.Response:
     """How far a job is."""
     job = await owned(request)
     state = job.projection
+    forecast = Forecast(None, None) if state.status.final else await request.app[GATEWAY].outlook.of(job)
     return success(
         {
             "job_id": job.id,
             "status": state.status,
             "stage": state.activity,
             "progress": state.percent,
+            "queue_position": forecast.position,
+            "eta_seconds": forecast.seconds,
             "created_at": timestamp(job.request.created_at),
             "started_at": timestamp(state.started_at),
             "completed_at": timestamp(state.completed_at),
