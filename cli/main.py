@@ -113,11 +113,15 @@ def token(
     data: Data = None,
     role: Annotated[str, typer.Option(help="user or admin.")] = "user",
     expires: Annotated[str, typer.Option(help="Lifetime: 90s, 30m, 1h or 7d.")] = "1h",
+    email: Annotated[str | None, typer.Option(help="E-mail address of the user; counts as verified.")] = None,
+    permission: Annotated[
+        list[str] | None, typer.Option(help="All the token may do; repeat for several. Default: what the role may.")
+    ] = None,
 ) -> None:
     """Print a bearer token, alone on the last line."""
     from cli.token import issue
 
-    console.say(issue(data, user, role, expires))
+    console.say(issue(data, user, role, expires, email=email, permissions=permission))
 
 
 @models_app.command("list")

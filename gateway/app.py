@@ -27,7 +27,7 @@ from gateway.news import News
 from gateway.outlook import Outlook
 from gateway.projector import Projector
 from gateway.roles import Role, Roles
-from gateway.routes import jobs, models, system, videos
+from gateway.routes import auth, jobs, models, system, videos
 from gateway.validation import MAX_BODY
 from pipeline.bus.base import EventSubscriber
 from pipeline.jobs import Jobs
@@ -60,6 +60,7 @@ def create_app(
         await roles.stop()
         await gateway.control.close()
         await gateway.media.close()
+        await gateway.authenticator.close()
         await gateway.database.close()
 
     async def dismiss(app: web.Application) -> None:
@@ -73,7 +74,7 @@ def create_app(
 def _add_routes(app: web.Application, *, api: bool) -> None:
     """Health and metrics are there in every role; the rest only where this process answers clients."""
     app.router.add_get("/metrics", system.metrics)
-    for table in (system.routes, jobs.routes, videos.routes, models.routes) if api else (system.routes,):
+    for table in (system.routes, auth.routes, jobs.routes, videos.routes, models.routes) if api else (system.routes,):
         for route in table:
             if isinstance(route, web.RouteDef):
                 web.RouteDef(route.method, BASE_PATH + route.path, route.handler, route.kwargs).register(app.router)

@@ -20,6 +20,11 @@ def success(
     return _json(body, status, headers)
 
 
+def flat(body: Mapping[str, Any]) -> web.Response:
+    """An answer without the envelope, as the document shows them for `/auth/*`."""
+    return _json(body, 200, None)
+
+
 def failure(error: ApiError) -> web.Response:
     """`{"success": false, "error": {code, message, details}}`."""
     body = {"code": error.code, "message": error.message, "details": error.details}

@@ -96,6 +96,11 @@ def not_found(kind: str, identifier: str) -> ApiError:
     return ApiError(Code.RESOURCE_NOT_FOUND, f"{kind} not found", details)
 
 
+def forbidden(details: str) -> ApiError:
+    """403: the user is known and may not do this."""
+    return ApiError(Code.PERMISSION_DENIED, "Insufficient permissions", details)
+
+
 def unavailable(details: Details) -> ApiError:
     """503: a part the request needs is down."""
     message = "Service temporarily unavailable"

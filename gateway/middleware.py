@@ -11,18 +11,17 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from gateway.auth.base import TokenExpiredError, TokenInvalidError
+from gateway.access import Access, access
+from gateway.auth.base import Authenticator, Principal, TokenExpiredError, TokenInvalidError
 from gateway.context import GATEWAY, PRINCIPAL, REQUEST_ID
 from gateway.envelope import failure
-from gateway.errors import ApiError, Code, translate
-from gateway.links import BASE_PATH, client_address
+from gateway.errors import ApiError, Code, forbidden, translate
+from gateway.links import client_address
 
 log = structlog.get_logger(__name__)
 
 HEADER = "X-Request-ID"
 ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-PUBLIC = {f"{BASE_PATH}/system/health", "/metrics"}
-"""Routes that need no token; every other route does, so that a new one is safe by default."""
 UNKNOWN_ROUTE = "unknown"
 
 
@@ -80,17 +79,32 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 
 @web.middleware
 async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let nobody without a valid token pass, but to public and unknown routes."""
-    if request.match_info.http_exception is None and _route(request) not in PUBLIC:
+    """Let those pass whom the route's handler lets (see `gateway.access`); unknown routes are answered 404 below."""
+    wanted = access(request.match_info.handler)
+    skipped = wanted.blind or (wanted.anonymous and "Authorization" not in request.headers)
+    if request.match_info.http_exception is None and not skipped:
         authenticator = request.app[GATEWAY].authenticator
-        try:
-            request[PRINCIPAL] = await authenticator.authenticate(_bearer(request))
-        except TokenExpiredError:
-            raise _denied(Code.AUTH_EXPIRED, "Authentication token expired", "Get a new token") from None
-        except TokenInvalidError:
-            details = "Token is malformed or was not issued for this service"
-            raise _denied(Code.AUTH_INVALID, "Invalid authentication token", details) from None
+        request[PRINCIPAL] = principal = await _principal(request, authenticator)
+        await _authorise(principal, wanted, authenticator)
     return await handler(request)
+
+
+async def _principal(request: web.Request, authenticator: Authenticator) -> Principal:
+    try:
+        return await authenticator.authenticate(_bearer(request))
+    except TokenExpiredError:
+        raise _denied(Code.AUTH_EXPIRED, "Authentication token expired", "Get a new token") from None
+    except TokenInvalidError:
+        details = "Token is malformed or was not issued for this service"
+        raise _denied(Code.AUTH_INVALID, "Invalid authentication token", details) from None
+
+
+async def _authorise(principal: Principal, wanted: Access, authenticator: Authenticator) -> None:
+    """Raises `ApiError` 403 for what the user may not do."""
+    if wanted.permission is not None and wanted.permission not in principal.permissions:
+        raise forbidden(f"This needs the permission {wanted.permission}")
+    if wanted.verified and not (await authenticator.profile(principal)).email_verified:
+        raise forbidden("This needs a verified e-mail address")
 
 
 def _bearer(request: web.Request) -> str:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Collection
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,15 +25,23 @@ from cryptography.hazmat.primitives.serialization import (
 
 from config.errors import ConfigError
 from config.settings import Settings
-from gateway.auth.base import Principal, Role, TokenExpiredError, TokenInvalidError
+from gateway.auth.base import (
+    Permission,
+    Principal,
+    Profile,
+    Role,
+    TokenExpiredError,
+    TokenInvalidError,
+    check_user,
+    claimed_profile,
+    claimed_scope,
+)
 from pipeline.vocabulary import now
 
 ALGORITHM = "EdDSA"
 ISSUER = AUDIENCE = "t2m"
 CLAIMS = ["sub", "role", "iat", "exp"]
 KEY_FILE = "auth-key.pem"
-MAX_USER = 255
-"""Characters of a user's name, as many as the database has room for."""
 
 
 class LocalAuthenticator:
@@ -44,6 +54,8 @@ class LocalAuthenticator:
         ConfigError: the file cannot be read or written, or holds no Ed25519 key.
     """
 
+    name = "local"
+
     def __init__(self, key_file: Path) -> None:
         self._key = _load_or_make(key_file)
         self._public = self._key.public_key()
@@ -53,11 +65,25 @@ class LocalAuthenticator:
         """With the key of a deployment: the file the settings name, else one in the data folder."""
         return cls(settings.auth.key_file or settings.data_dir / KEY_FILE)
 
-    def issue(self, user: str, role: Role = Role.USER, expires: timedelta = timedelta(hours=1)) -> str:
-        """A token for `user` (at most `MAX_USER` characters), whose e-mail counts as verified."""
+    def issue(
+        self,
+        user: str,
+        role: Role = Role.USER,
+        expires: timedelta = timedelta(hours=1),
+        *,
+        email: str | None = None,
+        permissions: Collection[Permission] | None = None,
+    ) -> str:
+        """A token for `user` (at most `MAX_USER` characters), whose e-mail counts as verified.
+
+        Args:
+            permissions: all the token may do; None for all that the role may.
+        """
         at = now()
-        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": user, "iat": at, "exp": at + expires}
-        return jwt.encode(claims | {"role": role, "email_verified": True}, self._key, algorithm=ALGORITHM)
+        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": user, "iat": at, "exp": at + expires, "role": role}
+        said = {"email": email, "permissions": None if permissions is None else list(permissions)}
+        claims |= {name: value for name, value in said.items() if value is not None}
+        return jwt.encode(claims | {"email_verified": True}, self._key, algorithm=ALGORITHM)
 
     async def authenticate(self, token: str) -> Principal:
         """See `Authenticator.authenticate`. The algorithm is ours, whatever the token's header says."""
@@ -76,11 +102,20 @@ class LocalAuthenticator:
         except (jwt.InvalidTokenError, ValueError) as error:
             raise TokenInvalidError from error
 
+    async def profile(self, principal: Principal) -> Profile:
+        """See `Authenticator.profile`: what the token says, as nobody keeps accounts here."""
+        known = claimed_profile(principal)
+        return replace(known, username=known.username or principal.user_id)
+
+    async def ping(self) -> None:
+        """See `Authenticator.ping`: the key is in memory."""
+
+    async def close(self) -> None:
+        """See `Authenticator.close`: there is nothing to release."""
+
 
 def _principal(claims: dict[str, Any]) -> Principal:
-    if not 0 < len(claims["sub"]) <= MAX_USER or "\x00" in claims["sub"]:
-        raise ValueError("a token for nobody the database can name")
-    return Principal(claims["sub"], Role(claims["role"]), claims.get("email_verified") is True)
+    return Principal(check_user(claims["sub"]), Role(claims["role"]), claimed_scope(claims), claims)
 
 
 def _load_or_make(path: Path) -> Ed25519PrivateKey:

@@ -11,6 +11,8 @@ from typing import Any
 from aiohttp import web
 
 from gateway import lifecycle, pagination, sse
+from gateway.access import requires
+from gateway.auth.base import Permission
 from gateway.context import GATEWAY, PRINCIPAL, Gateway
 from gateway.database import artifacts, events, jobs
 from gateway.database.jobs import Job, Wanted
@@ -85,6 +87,7 @@ async def details(request: web.Request) -> web.Response:
 
 
 @routes.delete("/jobs/{job_id}")
+@requires(Permission.GENERATE_VIDEOS)
 async def delete(request: web.Request) -> web.Response:
     """Remove a job and its data; refused while it is running."""
     job = await owned(request)
@@ -95,6 +98,7 @@ async def delete(request: web.Request) -> web.Response:
 
 
 @routes.post("/jobs/{job_id}/cancel")
+@requires(Permission.GENERATE_VIDEOS)
 async def cancel(request: web.Request) -> web.Response:
     """Stop a job: one that waits never runs, one that runs stops within a denoising step."""
     job = await owned(request)

@@ -8,6 +8,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy.exc import SQLAlchemyError
 
+from gateway.access import public
 from gateway.context import GATEWAY, Gateway
 from gateway.database import jobs
 from gateway.envelope import success
@@ -17,6 +18,7 @@ routes = web.RouteTableDef()
 
 
 @routes.get("/system/health")
+@public
 async def health(request: web.Request) -> web.Response:
     """Whether every part the gateway needs answers; 503 names those that do not."""
     answers = await request.app[GATEWAY].health.report()
@@ -27,6 +29,7 @@ async def health(request: web.Request) -> web.Response:
     return success({"status": "healthy", "dependencies": view}, "System health check completed")
 
 
+@public
 async def metrics(request: web.Request) -> web.Response:
     """The exposition; how many jobs wait is counted at the moment, and left out while the database is away."""
     gateway = request.app[GATEWAY]

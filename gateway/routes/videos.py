@@ -5,6 +5,8 @@ from __future__ import annotations
 from aiohttp import web
 
 from gateway import acceptance, idempotency
+from gateway.access import requires
+from gateway.auth.base import Permission
 from gateway.context import GATEWAY, PRINCIPAL
 from gateway.database.jobs import Job
 from gateway.envelope import success, timestamp
@@ -22,6 +24,7 @@ THUMBNAIL_SIZES = ("small", "medium", "large")
 
 
 @routes.post("/videos/generate")
+@requires(Permission.GENERATE_VIDEOS)
 async def generate(request: web.Request) -> web.Response:
     """Accept a job."""
     body = await json_object(request)
@@ -54,6 +57,7 @@ async def status(request: web.Request) -> web.Response:
 
 
 @routes.get("/videos/{job_id}/download")
+@requires(Permission.READ_FILES)
 async def download(request: web.Request) -> web.StreamResponse:
     """The highest rendition, as a file."""
     inline = flag(request, "inline")
@@ -62,6 +66,7 @@ async def download(request: web.Request) -> web.StreamResponse:
 
 
 @routes.get("/videos/{job_id}/stream")
+@requires(Permission.READ_FILES)
 async def stream(request: web.Request) -> web.StreamResponse:
     """A rendition, for playing."""
     quality = choice(request, "quality", QUALITIES, "auto")
@@ -70,6 +75,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
 
 
 @routes.get("/videos/{job_id}/thumbnail")
+@requires(Permission.READ_FILES)
 async def thumbnail(request: web.Request) -> web.StreamResponse:
     """The poster."""
     size = choice(request, "size", THUMBNAIL_SIZES, "medium")

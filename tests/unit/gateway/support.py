@@ -123,8 +123,8 @@ class World:
         assert app is not None
         return app[GATEWAY]
 
-    def token(self, user: str = "ada", role: Role = Role.USER, hours: float = 1) -> str:
-        return LocalAuthenticator.open(self.settings).issue(user, role, timedelta(hours=hours))
+    def token(self, user: str = "ada", role: Role = Role.USER, hours: float = 1, **more: Any) -> str:
+        return LocalAuthenticator.open(self.settings).issue(user, role, timedelta(hours=hours), **more)
 
     def headers(self, user: str = "ada", **more: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token(user)}", **more}

@@ -33,7 +33,7 @@ def local(tmp_path: Path) -> LocalAuthenticator:
 
 
 async def test_a_token_speaks_for_its_user(local: LocalAuthenticator) -> None:
-    assert await local.authenticate(local.issue("ada")) == Principal("ada", Role.USER, email_verified=True)
+    assert await local.authenticate(local.issue("ada")) == Principal("ada", Role.USER)
     assert (await local.authenticate(local.issue("root", Role.ADMIN))).role is Role.ADMIN
 
 
