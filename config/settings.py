@@ -156,11 +156,35 @@ class GatewaySettings(Section):
     """How clients reach the gateway; links in answers start with it. Default: the request's own host."""
     trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
     """Networks whose X-Forwarded-For and X-Forwarded-Proto are believed."""
-    roles: tuple[Literal["api", "dispatcher", "projector"], ...] = ("api", "dispatcher", "projector")
+    roles: tuple[Literal["api", "dispatcher", "projector", "webhooks"], ...] = (
+        "api",
+        "dispatcher",
+        "projector",
+        "webhooks",
+    )
     retention_days: Annotated[float, Field(gt=0)] | None = None
     """Jobs and their videos are removed so long after their end; None keeps them until they are deleted."""
     max_in_flight_per_worker: Annotated[int, Field(ge=1)] = 2
     """Jobs released to the broker per live worker of a model."""
+
+
+class WebhookSettings(Section):
+    """Which receivers may be called, and how patiently."""
+
+    allow_http: bool = False
+    """Also call receivers without TLS."""
+    allowed_networks: tuple[IPvAnyNetwork, ...] = ()
+    """Private networks whose receivers may be called, as of an intranet; public addresses always may."""
+    timeout_s: Annotated[float, Field(gt=0, le=60)] = 15.0
+    """A receiver answers within this time, or the attempt failed."""
+    retries_s: tuple[Annotated[float, Field(ge=0)], ...] = (5, 30, 120, 600, 1800, 3600, 7200, 14400, 21600, 36000)
+    """Pauses after failed attempts, with jitter on top, about a day together; after the last it is given up."""
+    concurrency: Annotated[int, Field(ge=1)] = 256
+    """Deliveries under way at once in one process."""
+    per_receiver: Annotated[int, Field(ge=1)] = 4
+    """Of them, to one receiver of one user."""
+    keep_days: Annotated[int, Field(ge=1)] = 30
+    """How long the delivery log goes back."""
 
 
 class LogSettings(Section):
@@ -191,6 +215,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     auth: AuthSettings = AuthSettings()
     gateway: GatewaySettings = GatewaySettings()
+    webhooks: WebhookSettings = WebhookSettings()
     log: LogSettings = LogSettings()
 
     @property

@@ -27,8 +27,11 @@ from gateway.news import News
 from gateway.outlook import Outlook
 from gateway.projector import Projector
 from gateway.roles import Role, Roles
-from gateway.routes import auth, jobs, models, system, videos
+from gateway.routes import auth, jobs, models, system, videos, webhooks
 from gateway.validation import MAX_BODY
+from gateway.webhooks.announcer import Announcer
+from gateway.webhooks.guard import Guard
+from gateway.webhooks.sender import Sender
 from pipeline.bus.base import EventSubscriber
 from pipeline.jobs import Jobs
 from pipeline.store.base import ObjectStore
@@ -74,7 +77,8 @@ def create_app(
 def _add_routes(app: web.Application, *, api: bool) -> None:
     """Health and metrics are there in every role; the rest only where this process answers clients."""
     app.router.add_get("/metrics", system.metrics)
-    for table in (system.routes, auth.routes, jobs.routes, videos.routes, models.routes) if api else (system.routes,):
+    sections = (system, auth, jobs, videos, models, webhooks) if api else (system,)
+    for table in (section.routes for section in sections):
         for route in table:
             if isinstance(route, web.RouteDef):
                 web.RouteDef(route.method, BASE_PATH + route.path, route.handler, route.kwargs).register(app.router)
@@ -94,8 +98,9 @@ async def _open(
         authenticator=LocalAuthenticator.open(settings),
         metrics=metrics,
         media=Media(store),
+        guard=Guard(settings.webhooks),
         health=health.Health(health.checks(database, store, settings.broker.url.get_secret_value())),
-        ledger=Ledger(database, news, metrics),
+        ledger=Ledger(database, news, metrics, Announcer(settings)),
         news=news,
         feeds=feeds,
         outlook=Outlook(settings, catalogue, database),
@@ -119,11 +124,17 @@ def _roles(gateway: Gateway, broker: dramatiq.Broker, subscribe: Callable[[], Ev
     settings, database, metrics = gateway.settings, gateway.database, gateway.metrics
     roles: dict[str, Role] = {}  # the projector first, so that no event of a job it dispatches goes past it
     if "api" in settings.gateway.roles:
-        roles |= {"news": gateway.news.listen, "feeds": gateway.feeds.run}
+        roles["feeds"] = gateway.feeds.run
+    if {"api", "webhooks"} & set(settings.gateway.roles):
+        roles["news"] = gateway.news.listen
     if "projector" in settings.gateway.roles:
         projector = Projector(database, gateway.store, subscribe, gateway.ledger, metrics, gateway.wake)
         roles |= {"projector": projector.run, "repair": projector.repair}
     if "dispatcher" in settings.gateway.roles:
         dispatcher = Dispatcher(settings, gateway.catalogue, database, broker, metrics, gateway.wake)
         roles |= {"dispatcher": dispatcher.run, "housekeeping": partial(housekeeping.run, gateway)}
+    if "webhooks" in settings.gateway.roles:
+        sender = Sender(settings.webhooks, database, gateway.guard, metrics, gateway.due)
+        gateway.news.subscribe(lambda _: gateway.due.set())
+        roles |= {"webhooks": sender.run, "delivery log": sender.forget}
     return roles

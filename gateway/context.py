@@ -18,6 +18,7 @@ from gateway.media import Media
 from gateway.metrics import Metrics
 from gateway.news import News
 from gateway.outlook import Outlook
+from gateway.webhooks.guard import Guard
 from pipeline.bus.base import EventSubscriber
 from pipeline.jobs import Jobs
 
@@ -28,6 +29,7 @@ class Gateway:
 
     Attributes:
         wake: set to make the dispatcher look at once.
+        due: set to make the sender of webhook messages look at once.
         control: tells workers of cancellations; nothing is read from it.
     """
 
@@ -44,7 +46,9 @@ class Gateway:
     feeds: Feeds
     outlook: Outlook
     control: EventSubscriber
+    guard: Guard
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    due: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway", Gateway)

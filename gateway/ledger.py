@@ -12,6 +12,7 @@ from gateway.database.events import Entry
 from gateway.metrics import Metrics
 from gateway.news import News
 from gateway.projection import Projection, advance, conclude
+from gateway.webhooks.announcer import Announcer
 from pipeline.vocabulary import Event, EventKind, Final, Heartbeat, Stage, Status, new_id
 
 VERDICTS = {
@@ -30,8 +31,8 @@ class Ledger:
     is one, else one of our own, so that whoever watches a job learns its end even if no worker lived to tell it.
     """
 
-    def __init__(self, database: Database, news: News, metrics: Metrics) -> None:
-        self._database, self._news, self._metrics = database, news, metrics
+    def __init__(self, database: Database, news: News, metrics: Metrics, announcer: Announcer) -> None:
+        self._database, self._news, self._metrics, self._announcer = database, news, metrics, announcer
 
     async def enter(self, told: Sequence[Event], finals: Mapping[str, Final], beats: Iterable[Heartbeat] = ()) -> None:
         """Enter events, in this order, the verdicts of jobs, and signs of life."""
@@ -49,10 +50,12 @@ class Ledger:
         present = await jobs.lock(connection, {event.job_id for event in told} | set(finals))
         seen = await events.known(connection, {event.id for event in told})
         fresh = {event.id: event for event in told if event.id not in seen and event.job_id in present}
-        entries = {}
+        changes, entries = {}, {}
         for job_id, before in present.items():
             its = [event for event in fresh.values() if event.job_id == job_id]
-            entries[job_id] = await self._enter_job(connection, job_id, before, its, finals.get(job_id))
+            after = await self._enter_job(connection, job_id, before, its, finals.get(job_id))
+            changes[job_id], entries[job_id] = (before[0], after[0]), after[1] - before[1]
+        await self._announcer.announce(connection, changes)
         stored = sum(entries.values())
         self._metrics.events.labels("stored").inc(stored)
         self._metrics.events.labels("dropped").inc(max(len(told) - stored, 0))
@@ -60,8 +63,8 @@ class Ledger:
 
     async def _enter_job(
         self, connection: AsyncConnection, job_id: str, before: State, told: Sequence[Event], final: Final | None
-    ) -> int:
-        """Enter what is new of one job, whose row is locked; returns how many events."""
+    ) -> State:
+        """Enter what is new of one job, whose row is locked."""
         projection, seq = before
         concluding = final if final is not None and not projection.status.final else None
         entries: list[Entry] = []
@@ -78,7 +81,7 @@ class Ledger:
         if (projection, seq) != before:
             media = concluding.metadata or None if concluding else None
             await jobs.save(connection, job_id, projection, seq, media)
-        return len(entries)
+        return projection, seq
 
 
 def _with_one_verdict(told: Sequence[Event], projection: Projection, concluding: Final | None) -> list[Event]:

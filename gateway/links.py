@@ -18,6 +18,12 @@ def link(settings: Settings, path: str) -> str:
     return f"{root}{BASE_PATH}{path}"
 
 
+def absolute(settings: Settings, path: str) -> str:
+    """Where an endpoint is, for who did not ask: without a public URL, at the address the gateway listens on."""
+    own = f"http://{settings.gateway.host}:{settings.gateway.port}"
+    return link(settings, path) if settings.gateway.public_url else own + link(settings, path)
+
+
 def client_address(request: web.BaseRequest, proxies: Sequence[IPv4Network | IPv6Network]) -> str:
     """The nearest address that is no trusted proxy, from X-Forwarded-For read backwards; never what a client claims."""
     hops = [hop.strip() for hop in ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")]

@@ -52,6 +52,16 @@ class Metrics:
             "Verdicts found in the store though no event told of them.",
             registry=registry,
         )
+        self.webhook_attempts = Counter(
+            "t2m_webhook_attempts_total", "Attempts to deliver a message.", ["outcome"], registry=registry
+        )
+        self.webhook_latency = Histogram(
+            "t2m_webhook_attempt_duration_seconds",
+            "Time until a receiver answered or the attempt failed.",
+            registry=registry,
+            buckets=LATENCY_BUCKETS,
+        )
+        self.webhook_pending = Gauge("t2m_webhook_deliveries_pending", "Messages on their way.", registry=registry)
         self.role_crashes = Counter(
             "t2m_role_crashes_total",
             "Background roles that failed and were started again.",

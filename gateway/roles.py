@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 
 import structlog
 from sqlalchemy.exc import DBAPIError
@@ -40,9 +39,9 @@ class Roles:
         """Cancel all of them and wait until they have cleaned up."""
         for task in self._tasks:
             task.cancel()
-        for task in self._tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        for ended in await asyncio.gather(*self._tasks, return_exceptions=True):
+            if isinstance(ended, Exception):
+                log.error("role failed while it stopped", error=str(ended) or repr(ended), exc_info=ended)
 
     async def _keep(self, name: str, role: Role) -> None:
         pause = BACKOFF_FIRST_S
@@ -52,9 +51,16 @@ class Roles:
                 await role()
                 log.warning("role ended", role=name)
             except Exception as error:
+                if _is_cancelled():  # what failed is the cleaning up
+                    raise
                 self._metrics.role_crashes.labels(name).inc()
                 trace = None if isinstance(error, EXPECTED) else error
                 log.error("role failed", role=name, error=str(error) or repr(error), exc_info=trace, pause_s=pause)
             steady = asyncio.get_running_loop().time() - began > STEADY_S
             pause = BACKOFF_FIRST_S if steady else min(2 * pause, BACKOFF_LONGEST_S)
             await asyncio.sleep(pause)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

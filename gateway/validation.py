@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
+from pydantic import BaseModel, ValidationError
 
 from gateway.errors import ApiError, Code, invalid
 
@@ -33,6 +35,39 @@ async def json_object(request: web.Request) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise invalid({"body": ["Must be a JSON object"]})
     return body
+
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+async def parsed(request: web.Request, model: type[Body]) -> Body:
+    """The JSON body as `model`; a request without a body counts as `{}`.
+
+    Raises:
+        ApiError: see `json_object`, or 400 with what is wrong, field by field, which never repeats a value.
+    """
+    given = await json_object(request) if request.can_read_body else {}
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise invalid(_by_field(error, model)) from None
+
+
+def _by_field(error: ValidationError, model: type[BaseModel]) -> dict[str, list[str]]:
+    fields: dict[str, list[str]] = {}
+    for item in error.errors(include_url=False, include_context=False, include_input=False):
+        text = _sentence(item["type"], item["msg"], model)
+        fields.setdefault(str(item["loc"][0]), []).append(text)
+    return fields
+
+
+def _sentence(kind: str, text: str, model: type[BaseModel]) -> str:
+    """Pydantic's sentence in the API's words."""
+    if kind == "extra_forbidden":
+        return f"Unknown field. Known fields: {', '.join(model.model_fields)}"
+    if kind == "missing":
+        return "Required"
+    return re.sub(r"^(Value error, |(Input|String|List) should )", lambda m: "" if m[2] is None else "Must ", text)
 
 
 def choice(request: web.Request, name: str, accepted: Sequence[str], default: str) -> str:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    UniqueConstraint,
 )
 
 metadata = MetaData(
@@ -141,4 +142,70 @@ workers = Table(
     Column("seen_at", UtcDateTime, nullable=False, comment="by the gateway's clock"),
     Column("stopping", Boolean, nullable=False),
     Column("heartbeat", JSON, nullable=False, comment="the last Heartbeat"),
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("user_id", String(255), nullable=False),
+    Column(
+        "job_id",
+        ID,
+        ForeignKey("jobs.id", ondelete="CASCADE"),
+        index=True,
+        comment="whose own webhook_url this is; null: for all jobs of the user",
+    ),
+    Column("url", Text, nullable=False),
+    Column("receiver", Text, nullable=False, comment="scheme, host and port of the URL"),
+    Column("events", JSON, nullable=False),
+    Column("secret", String(255), comment="null: the user's, see webhook_secrets"),
+    Column("previous_secret", String(255)),
+    Column("rotated_at", UtcDateTime, comment="from then on the previous secret signs for a day"),
+    Column("active", Boolean, nullable=False),
+    Column("disabled_reason", Text, comment="why the gateway stopped calling it"),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+Index("ix_webhooks_user_id_created_at", webhooks.c.user_id, webhooks.c.created_at)
+
+webhook_secrets = Table(
+    "webhook_secrets",
+    metadata,
+    Column("user_id", String(255), primary_key=True),
+    Column("secret", String(255), nullable=False, comment="signs what is sent to the webhook_url of the user's jobs"),
+    Column("previous_secret", String(255)),
+    Column("rotated_at", UtcDateTime),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("message_id", ID, nullable=False, comment="the same for every attempt and redelivery"),
+    Column("webhook_id", ID, ForeignKey("webhooks.id", ondelete="CASCADE"), nullable=False),
+    Column("job_id", ID, ForeignKey("jobs.id", ondelete="CASCADE"), index=True, comment="null for a test"),
+    Column("rank", Integer, comment="order among the messages of the job; null: sent regardless of the others"),
+    Column("event", String(32), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("due_at", UtcDateTime, nullable=False),
+    Column("leased_until", UtcDateTime, comment="a gateway is sending it until then"),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    UniqueConstraint("webhook_id", "job_id", "rank"),
+)
+Index("ix_deliveries_status_due_at", deliveries.c.status, deliveries.c.due_at)
+Index("ix_deliveries_webhook_id_created_at", deliveries.c.webhook_id, deliveries.c.created_at)
+
+delivery_attempts = Table(
+    "delivery_attempts",
+    metadata,
+    Column("delivery_id", ID, ForeignKey("deliveries.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True, comment="from 1"),
+    Column("at", UtcDateTime, nullable=False),
+    Column("seconds", Float, nullable=False, comment="until the answer, or until it failed"),
+    Column("response_status", Integer),
+    Column("error", Text),
 )

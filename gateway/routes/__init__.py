@@ -1,5 +1,5 @@
 """The endpoints, one module per section of the API document."""
 
-from gateway.routes import jobs, models, system, videos
+from gateway.routes import jobs, models, system, videos, webhooks
 
-__all__ = ["jobs", "models", "system", "videos"]
+__all__ = ["jobs", "models", "system", "videos", "webhooks"]

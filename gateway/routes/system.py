@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.access import public
 from gateway.context import GATEWAY, Gateway
-from gateway.database import jobs
+from gateway.database import deliveries, jobs
 from gateway.envelope import success
 from gateway.errors import unavailable
 
@@ -43,6 +43,7 @@ async def metrics(request: web.Request) -> web.Response:
 async def _count_jobs(gateway: Gateway) -> None:
     async with gateway.database.read() as connection:
         waiting, busy = await jobs.count_waiting(connection), await jobs.count_in_flight(connection)
+        gateway.metrics.webhook_pending.set(await deliveries.count_pending(connection))
     for model in gateway.catalogue.names:
         gateway.metrics.waiting.labels(model).set(waiting.get(model, 0))
         gateway.metrics.in_flight.labels(model).set(busy.get(model, 0))

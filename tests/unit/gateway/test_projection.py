@@ -22,6 +22,7 @@ from gateway.metrics import Metrics
 from gateway.news import News
 from gateway.projection import Projection, advance, conclude
 from gateway.projector import BATCH, Projector
+from gateway.webhooks.announcer import Announcer
 from pipeline import keys
 from pipeline.jobs import Jobs
 from pipeline.requests import resolve
@@ -105,7 +106,7 @@ def projector(database: Database, store: ObjectStore) -> Projector:
 
 def make_projector(database: Database, store: ObjectStore) -> Projector:
     metrics = Metrics()
-    ledger = Ledger(database, News(database), metrics)
+    ledger = Ledger(database, News(database), metrics, Announcer(Settings()))
     return Projector(
         database, Jobs(store), lambda: pytest.fail("not subscribed here"), ledger, metrics, asyncio.Event()
     )

@@ -96,6 +96,25 @@ async def test_a_role_that_fails_comes_back(monkeypatch: pytest.MonkeyPatch) -> 
     assert metrics.registry.get_sample_value("t2m_role_crashes_total", {"role": "role"}) == 3
 
 
+async def test_a_role_that_fails_while_it_stops_is_not_started_again() -> None:
+    runs = 0
+
+    async def role() -> None:
+        nonlocal runs
+        runs += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise OSError("the server went first")
+
+    roles = Roles({"role": role}, Metrics())
+    roles.start()
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await roles.stop()
+    assert runs == 1
+
+
 async def test_an_embedded_gateway_takes_up_what_the_last_one_left(open_world: OpenWorld) -> None:
     first = await open_world()
     job_id = await first.generate()

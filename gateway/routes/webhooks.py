@@ -1,0 +1,276 @@
+"""Section "Webhooks"."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any
+
+from aiohttp import web
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from gateway import pagination
+from gateway.context import GATEWAY, PRINCIPAL
+from gateway.database import deliveries, webhooks
+from gateway.database.deliveries import Attempt, Delivery, DeliveryStatus
+from gateway.database.webhooks import Webhook
+from gateway.envelope import success, timestamp
+from gateway.errors import ApiError, Code, invalid, not_found
+from gateway.links import link
+from gateway.query import Query
+from gateway.validation import parsed
+from gateway.webhooks import messages
+from gateway.webhooks.messages import EVENTS, WebhookEvent
+from gateway.webhooks.signing import new_secret
+
+routes = web.RouteTableDef()
+
+WEBHOOK_ID = re.compile(r"webhook_[0-9a-f]{32}")
+DELIVERY_ID = re.compile(r"delivery_[0-9a-f]{32}")
+MAX_WEBHOOKS = 50
+"""Webhooks a user may have, beside those of single jobs."""
+
+
+def _unique(events: list[WebhookEvent]) -> list[WebhookEvent]:
+    return list(dict.fromkeys(events))
+
+
+Events = Annotated[list[WebhookEvent], Field(min_length=1, max_length=100), AfterValidator(_unique)]
+Secret = Annotated[str, Field(min_length=16, max_length=128, pattern=r"^[\x21-\x7e]+$")]
+"""Printable ASCII without spaces, so that it can be written into a receiver's configuration as it is."""
+
+
+class Body(BaseModel):
+    """Base of what these endpoints take."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NewWebhook(Body):
+    """Whom to tell of what; without a secret one is made."""
+
+    url: str
+    events: Events = Field(default_factory=lambda: list(WebhookEvent))
+    secret: Secret | None = None
+
+
+class WebhookChange(Body):
+    """What to change; the rest stays."""
+
+    url: str | None = None
+    events: Events | None = None
+    active: bool | None = None
+
+
+class NewSecret(Body):
+    """A secret of the user's choice; without one it is made."""
+
+    secret: Secret | None = None
+
+
+class Test(Body):
+    """Which message to try with."""
+
+    event: WebhookEvent = WebhookEvent.COMPLETED
+
+
+@routes.post("/webhooks")
+async def create(request: web.Request) -> web.Response:
+    """Be told of all jobs of the user. The secret is shown in this answer only."""
+    gateway, user_id = request.app[GATEWAY], request[PRINCIPAL].user_id
+    body = await parsed(request, NewWebhook)
+    await _require_allowed(request, body.url)
+    secret = body.secret or new_secret()
+    async with gateway.database.write() as connection:
+        _, present = await webhooks.page(connection, user_id, pagination.Page(size=1))
+        if present >= MAX_WEBHOOKS:
+            details = {"limit": MAX_WEBHOOKS, "present": present}
+            raise ApiError(Code.VALIDATION_ERROR, f"A user may have {MAX_WEBHOOKS} webhooks", details)
+        webhook = await webhooks.add(connection, user_id, body.url, body.events, secret)
+    location = link(gateway.settings, f"/webhooks/{webhook.id}")
+    data = _view(webhook) | {"secret": secret}
+    return success(data, "Webhook created", status=201, headers={"Location": location})
+
+
+@routes.get("/webhooks")
+async def list_(request: web.Request) -> web.Response:
+    """The user's webhooks, or with `job_id` that of one job."""
+    with Query(request) as query:
+        page = pagination.read(query)
+        job_id = query.text("job_id")
+    async with request.app[GATEWAY].database.read() as connection:
+        found, total = await webhooks.page(connection, request[PRINCIPAL].user_id, page, job_id)
+    return success(pagination.paginated([_view(webhook) for webhook in found], page, total))
+
+
+@routes.post("/webhooks/job-secret/rotate")
+async def rotate_job_secret(request: web.Request) -> web.Response:
+    """A new secret for the `webhook_url` of all the user's jobs; the present one signs beside it for a day."""
+    secret = (await parsed(request, NewSecret)).secret or new_secret()
+    async with request.app[GATEWAY].database.write() as connection:
+        await webhooks.rotate_user_secret(connection, request[PRINCIPAL].user_id, secret)
+    return success({"secret": secret}, "Secret rotated; the one before signs too for 24 hours")
+
+
+@routes.get("/webhooks/{webhook_id}")
+async def details(request: web.Request) -> web.Response:
+    """One webhook."""
+    return success(_view(await _owned(request)))
+
+
+@routes.patch("/webhooks/{webhook_id}")
+async def change(request: web.Request) -> web.Response:
+    """Change URL, events, or whether it is called."""
+    gateway, webhook = request.app[GATEWAY], await _owned(request)
+    body = await parsed(request, WebhookChange)
+    if body.url is not None:
+        await _require_allowed(request, body.url)
+    values = body.model_dump(mode="json", exclude_none=True)
+    async with gateway.database.write() as connection:
+        changed = await webhooks.change(connection, webhook.id, request[PRINCIPAL].user_id, values)
+    if changed is None:
+        raise not_found("Webhook", webhook.id)
+    gateway.due.set()
+    return success(_view(changed), "Webhook updated")
+
+
+@routes.delete("/webhooks/{webhook_id}")
+async def delete(request: web.Request) -> web.Response:
+    """Delete a webhook with its delivery log; nothing is sent to it any more."""
+    webhook = await _owned(request)
+    async with request.app[GATEWAY].database.write() as connection:
+        await webhooks.remove(connection, webhook.id, request[PRINCIPAL].user_id)
+    return success({"id": webhook.id, "deleted": True}, "Webhook deleted")
+
+
+@routes.post("/webhooks/{webhook_id}/rotate-secret")
+async def rotate_secret(request: web.Request) -> web.Response:
+    """A new secret; the present one signs beside it for a day."""
+    webhook = await _owned(request)
+    secret = (await parsed(request, NewSecret)).secret or new_secret()
+    async with request.app[GATEWAY].database.write() as connection:
+        await webhooks.rotate(connection, webhook.id, request[PRINCIPAL].user_id, secret)
+    return success({"id": webhook.id, "secret": secret}, "Secret rotated; the one before signs too for 24 hours")
+
+
+@routes.post("/webhooks/{webhook_id}/test")
+async def test(request: web.Request) -> web.Response:
+    """Send an example message, as any other: signed, logged, tried again."""
+    webhook = await _active(request)
+    event = (await parsed(request, Test)).event
+    body = messages.sample(request.app[GATEWAY].settings, event)
+    return await _send(request, webhook, event, body)
+
+
+@routes.get("/webhooks/{webhook_id}/deliveries")
+async def log(request: web.Request) -> web.Response:
+    """What was sent to a webhook, or is about to be, the newest first."""
+    webhook = await _owned(request)
+    with Query(request) as query:
+        page = pagination.read(query)
+        status = query.choice("status", tuple(DeliveryStatus))
+        event = query.choice("event", EVENTS)
+    async with request.app[GATEWAY].database.read() as connection:
+        found, total = await deliveries.page(connection, webhook.id, page, status, event)
+    return success(pagination.paginated([_delivery_view(delivery) for delivery in found], page, total))
+
+
+@routes.get("/webhooks/{webhook_id}/deliveries/{delivery_id}")
+async def delivery(request: web.Request) -> web.Response:
+    """One delivery with what is sent."""
+    found = await _delivery(request, await _owned(request))
+    return success(_delivery_view(found) | {"payload": json.loads(found.body)})
+
+
+@routes.post("/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver")
+async def redeliver(request: web.Request) -> web.Response:
+    """Send a message once more, whatever became of it, as a delivery of its own with the same `webhook-id`."""
+    webhook = await _active(request)
+    found = await _delivery(request, webhook)
+    return await _send(request, webhook, found.event, found.body, found)
+
+
+async def _send(
+    request: web.Request, webhook: Webhook, event: str, body: str, again: Delivery | None = None
+) -> web.Response:
+    gateway = request.app[GATEWAY]
+    message_id, job_id = (again.message_id, again.job_id) if again else (None, None)
+    async with gateway.database.write() as connection:
+        delivery_id = await deliveries.add_alone(connection, webhook.id, event, body, message_id, job_id)
+    gateway.due.set()
+    async with gateway.database.read() as connection:
+        queued = await deliveries.find(connection, webhook.id, delivery_id)
+    path = f"/webhooks/{webhook.id}/deliveries/{delivery_id}"
+    if queued is None:
+        raise not_found("Webhook", webhook.id)
+    headers = {"Location": link(gateway.settings, path)}
+    return success(_delivery_view(queued), "Message queued", status=202, headers=headers)
+
+
+async def _require_allowed(request: web.Request, url: str) -> None:
+    problems = await request.app[GATEWAY].guard.problems(url)
+    if problems:
+        raise invalid({"url": problems})
+
+
+async def _owned(request: web.Request) -> Webhook:
+    webhook_id = request.match_info["webhook_id"]
+    if WEBHOOK_ID.fullmatch(webhook_id) is None:
+        raise not_found("Webhook", webhook_id)
+    async with request.app[GATEWAY].database.read() as connection:
+        webhook = await webhooks.find(connection, webhook_id, request[PRINCIPAL].user_id)
+    if webhook is None:
+        raise not_found("Webhook", webhook_id)
+    return webhook
+
+
+async def _active(request: web.Request) -> Webhook:
+    webhook = await _owned(request)
+    if not webhook.active:
+        details = {"active": False, "disabled_reason": webhook.disabled_reason}
+        raise ApiError(Code.VALIDATION_ERROR, "The webhook is not active", details)
+    return webhook
+
+
+async def _delivery(request: web.Request, webhook: Webhook) -> Delivery:
+    delivery_id = request.match_info["delivery_id"]
+    found = None
+    if DELIVERY_ID.fullmatch(delivery_id):
+        async with request.app[GATEWAY].database.read() as connection:
+            found = await deliveries.find(connection, webhook.id, delivery_id)
+    if found is None:
+        raise not_found("Delivery", delivery_id)
+    return found
+
+
+def _view(webhook: Webhook) -> dict[str, Any]:
+    return {
+        "id": webhook.id,
+        "job_id": webhook.job_id,
+        "url": webhook.url,
+        "events": webhook.events,
+        "active": webhook.active,
+        "disabled_reason": webhook.disabled_reason,
+        "created_at": timestamp(webhook.created_at),
+        "updated_at": timestamp(webhook.updated_at),
+    }
+
+
+def _delivery_view(delivery: Delivery) -> dict[str, Any]:
+    pending = delivery.status is DeliveryStatus.PENDING
+    return {
+        "id": delivery.id,
+        "message_id": delivery.message_id,
+        "webhook_id": delivery.webhook_id,
+        "job_id": delivery.job_id,
+        "event": delivery.event,
+        "status": delivery.status,
+        "created_at": timestamp(delivery.created_at),
+        "next_attempt_at": timestamp(delivery.due_at) if pending else None,
+        "ended_at": timestamp(delivery.ended_at),
+        "attempts": [_attempt_view(attempt) for attempt in delivery.attempts],
+    }
+
+
+def _attempt_view(attempt: Attempt) -> dict[str, Any]:
+    return vars(attempt) | {"at": timestamp(attempt.at)}
