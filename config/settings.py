@@ -177,6 +177,8 @@ class WebhookSettings(Section):
     """Private networks whose receivers may be called, as of an intranet; public addresses always may."""
     timeout_s: Annotated[float, Field(gt=0, le=60)] = 15.0
     """A receiver answers within this time, or the attempt failed."""
+    lease_s: Annotated[float, Field(gt=0)] = 15.0
+    """How much longer than `timeout_s` a delivery belongs to the gateway that sends it; then another one does."""
     retries_s: tuple[Annotated[float, Field(ge=0)], ...] = (5, 30, 120, 600, 1800, 3600, 7200, 14400, 21600, 36000)
     """Pauses after failed attempts, with jitter on top, about a day together; after the last it is given up."""
     concurrency: Annotated[int, Field(ge=1)] = 256

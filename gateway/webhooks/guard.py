@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from aiohttp.abc import AbstractResolver
 from aiohttp.resolver import DefaultResolver
@@ -18,6 +18,8 @@ from config.settings import WebhookSettings
 MAX_URL = 2048
 RESOLVE_S = 2.0
 """How long the check at submit waits for names; what it misses is checked when connecting."""
+PROTOCOLS = IPv4Network("192.0.0.0/24")
+"""Reserved for protocols; Python's own table has only parts of it in some versions."""
 UNICAST = IPv6Network("2000::/3")
 """The only IPv6 addresses given out for the public Internet."""
 
@@ -70,7 +72,7 @@ class Guard:
         if any(address in network for network in self.settings.allowed_networks):
             return True
         public = address.is_global and not address.is_multicast
-        return public and (isinstance(address, IPv4Address) or _direct(address))
+        return public and (_direct(address) if isinstance(address, IPv6Address) else address not in PROTOCOLS)
 
     def open(self, info: AddressInfo) -> socket.socket:
         """The socket factory of `aiohttp.TCPConnector`.

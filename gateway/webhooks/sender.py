@@ -30,8 +30,6 @@ POLL_S = 1.0
 """Other gateways put messages on their way too, and pauses end."""
 GATHER_S = 0.05
 """Between two looks at least, however much news there is."""
-LEASE_MARGIN = timedelta(seconds=15)
-"""How much longer than an attempt its lease lasts: to store how it went."""
 JITTER = 0.2
 """Pauses are up to this share longer, so that what failed together is not tried together."""
 FORGET_EVERY_S = 3600.0
@@ -82,7 +80,7 @@ class Sender:
             if not await deliveries.any_due(connection):
                 return ()
         busy: Counter[Lane] = Counter(claimed.lane for claimed in self._running.values())
-        lease = timedelta(seconds=self._settings.timeout_s) + LEASE_MARGIN
+        lease = timedelta(seconds=self._settings.timeout_s + self._settings.lease_s)
         async with self._database.write() as connection:
             return await deliveries.claim(connection, room, self._settings.per_receiver, busy, lease)
 

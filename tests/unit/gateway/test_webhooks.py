@@ -1,0 +1,218 @@
+"""The endpoints of section "Webhooks". Runs embedded here and on servers in integration."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from aiohttp import ClientResponse
+
+from config.settings import Settings
+from gateway.routes.webhooks import MAX_WEBHOOKS
+from gateway.webhooks.messages import EVENTS
+from tests.unit.gateway.fixtures import OpenWorld
+from tests.unit.gateway.receivers import SECRET, Receiver, calling_here, running, verify_webhook
+from tests.unit.gateway.support import API, World, until
+from tests.unit.gateway.test_api import error
+from tests.unit.gateway.test_examples import curl
+
+CURL = """
+curl -X POST "https://api.example.com/api/v1/webhooks" \\
+  -H "Authorization: Bearer your-token-here" \\
+  -H "Content-Type: application/json" \\
+  -d '{
+    "url": "https://your-app.com/webhooks/t2m",
+    "events": ["job.completed", "job.failed"],
+    "secret": "your-webhook-secret"
+  }'
+"""
+URL = "https://93.184.216.34/hook"
+UNKNOWN = "webhook_0190163d8694739b8aea0006e1fd3b7b"
+FIELDS = {"id", "job_id", "url", "events", "active", "disabled_reason", "created_at", "updated_at"}
+
+
+async def send(world: World, method: str, path: str, body: Any = None, user: str = "ada") -> ClientResponse:
+    return await world.client.request(method, API + path, headers=world.headers(user), json=body)
+
+
+async def made(world: World, body: dict[str, Any], user: str = "ada") -> dict[str, Any]:
+    response = await send(world, "POST", "/webhooks", body, user)
+    assert response.status == 201, await response.text()
+    return dict((await response.json())["data"])
+
+
+async def queued(world: World, path: str, body: Any = None) -> dict[str, Any]:
+    response = await send(world, "POST", path, body)
+    assert response.status == 202, await response.text()
+    return dict((await response.json())["data"])
+
+
+async def ended(world: World, delivery: dict[str, Any]) -> dict[str, Any]:
+    async def there() -> dict[str, Any] | None:
+        data = await world.data(f"/webhooks/{delivery['webhook_id']}/deliveries/{delivery['id']}")
+        return data if data["status"] != "pending" else None
+
+    return await until(there)
+
+
+async def listening(world: World, receiver: Receiver, *events: str) -> str:
+    """A webhook of Ada's on that receiver; how much progress there is depends on timing, so it is left out at first."""
+    wanted = events or [event for event in EVENTS if event != "job.progress"]
+    return str((await made(world, {"url": receiver.url, "secret": SECRET, "events": list(wanted)}))["id"])
+
+
+@pytest.fixture
+async def local_world(open_world: OpenWorld, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A gateway that may call this machine, and looks often."""
+    monkeypatch.setattr("gateway.webhooks.sender.POLL_S", 0.05)
+    return await open_world(calling_here(settings))
+
+
+async def test_the_curl_example(world: World) -> None:
+    answer = json.loads(await curl(world, CURL))
+    assert answer["success"] is True
+    assert set(answer["data"]) == FIELDS | {"secret"}
+    assert answer["data"]["events"] == ["job.completed", "job.failed"]
+    assert answer["data"]["secret"] == SECRET
+
+
+async def test_a_webhook_is_made_read_changed_and_deleted(world: World) -> None:
+    webhook = await made(world, {"url": URL})
+    path = f"/webhooks/{webhook['id']}"
+    assert webhook["secret"].startswith("whsec_")
+    assert webhook["events"] == list(EVENTS)
+    assert await world.data(path) == {name: webhook[name] for name in FIELDS}, "the secret is never shown again"
+    changed = await send(world, "PATCH", path, {"events": ["job.failed", "job.failed"], "active": False})
+    assert (await changed.json())["data"]["events"] == ["job.failed"]
+    data = await world.data(path)
+    assert (data["url"], data["events"], data["active"]) == (URL, ["job.failed"], False)
+    deleted = await (await send(world, "DELETE", path)).json()
+    assert deleted["data"] == {"id": webhook["id"], "deleted": True}
+    await error(await world.get(path), 404, "RESOURCE_NOT_FOUND")
+
+
+async def test_webhooks_are_listed_in_pages_newest_first(world: World) -> None:
+    mine = [(await made(world, {"url": f"{URL}/{n}"}))["id"] for n in range(3)]
+    await made(world, {"url": URL}, "bob")
+    data = await world.data("/webhooks?items_per_page=2")
+    assert [webhook["id"] for webhook in data["items"]] == mine[:0:-1]
+    assert (data["pagination"]["total_items"], data["pagination"]["has_next"]) == (3, True)
+    assert all(set(webhook) == FIELDS for webhook in data["items"])
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "url"),
+        ({"url": 7}, "url"),
+        ({"url": "http://receiver.example/"}, "url"),
+        ({"url": "https://169.254.169.254/latest/meta-data"}, "url"),
+        ({"url": "https://ada:pw@receiver.example/"}, "url"),
+        ({"url": URL, "events": []}, "events"),
+        ({"url": URL, "events": ["job.exploded"]}, "events"),
+        ({"url": URL, "events": "job.failed"}, "events"),
+        ({"url": URL, "secret": "short"}, "secret"),
+        ({"url": URL, "secret": "with spaces in the middle"}, "secret"),
+        ({"url": URL, "secret": "line\r\nbreaks-in-a-header"}, "secret"),
+        ({"url": URL, "colour": "red"}, "colour"),
+    ],
+)
+async def test_what_is_no_webhook(world: World, body: dict[str, Any], field: str) -> None:
+    told = await error(await send(world, "POST", "/webhooks", body), 400, "VALIDATION_ERROR")
+    assert list(told["details"]) == [field]
+    assert "pw" not in json.dumps(told)
+
+
+async def test_a_change_is_checked_as_a_new_webhook_is(world: World) -> None:
+    path = f"/webhooks/{(await made(world, {'url': URL}))['id']}"
+    for body in ({"url": "https://10.0.0.1/"}, {"events": []}, {"active": "perhaps"}, {"secret": SECRET}):
+        await error(await send(world, "PATCH", path, body), 400, "VALIDATION_ERROR")
+    assert (await world.data(path))["url"] == URL
+
+
+async def test_a_user_has_so_many_webhooks_and_no_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.routes.webhooks.MAX_WEBHOOKS", 2)
+    assert MAX_WEBHOOKS > 2
+    for n in range(2):
+        await made(world, {"url": f"{URL}/{n}"})
+    told = await error(await send(world, "POST", "/webhooks", {"url": URL}), 400, "VALIDATION_ERROR")
+    assert told["details"] == {"limit": 2, "present": 2}
+    await made(world, {"url": URL}, "bob")
+
+
+PATHS = [
+    ("GET", ""),
+    ("PATCH", ""),
+    ("DELETE", ""),
+    ("POST", "/rotate-secret"),
+    ("POST", "/test"),
+    ("GET", "/deliveries"),
+    ("GET", "/deliveries/delivery_0190163d8694739b8aea0006e1fd3b7b"),
+    ("POST", "/deliveries/delivery_0190163d8694739b8aea0006e1fd3b7b/redeliver"),
+]
+
+
+async def test_another_users_webhook_looks_like_none(world: World) -> None:
+    theirs = (await made(world, {"url": URL}, "bob"))["id"]
+    for method, path in PATHS:
+        for webhook_id in (theirs, UNKNOWN, "webhook_x", "%00", "..%2f"):
+            response = await send(world, method, f"/webhooks/{webhook_id}{path}", {} if method != "GET" else None)
+            await error(response, 404, "RESOURCE_NOT_FOUND")
+    assert (await world.data(f"/webhooks/{theirs}", "bob"))["url"] == URL
+
+
+async def test_a_test_message_is_signed_logged_and_sent_again_on_demand(local_world: World) -> None:
+    world = local_world
+    async with running() as receiver:
+        path = f"/webhooks/{await listening(world, receiver)}"
+        delivery = await queued(world, f"{path}/test", {"event": "job.failed"})
+        log = await ended(world, delivery)
+        again = await ended(world, await queued(world, f"{path}/deliveries/{delivery['id']}/redeliver"))
+    first, second = receiver.got
+    assert (log["status"], log["event"], log["job_id"]) == ("delivered", "job.failed", None)
+    assert log["payload"] == first.payload
+    assert first.payload["test"] is True
+    (attempt,) = log["attempts"]
+    assert (attempt["number"], attempt["response_status"], attempt["error"]) == (1, 200, None)
+    assert verify_webhook(first.body, first.headers["x-t2m-signature"], SECRET)
+    assert (first.path, first.headers["content-type"]) == ("/hook", "application/json")
+    assert (first.body, first.headers["webhook-id"]) == (second.body, second.headers["webhook-id"])
+    assert (again["message_id"], again["id"] != log["id"]) == (log["message_id"], True)
+    data = await world.data(f"{path}/deliveries?status=delivered&event=job.failed")
+    assert [item["id"] for item in data["items"]] == [again["id"], log["id"]]
+    assert (await world.data(f"{path}/deliveries?status=failed"))["pagination"]["total_items"] == 0
+    await error(await world.get(f"{path}/deliveries?status=lost"), 400, "VALIDATION_ERROR")
+
+
+async def test_for_a_day_after_a_rotation_both_secrets_sign(
+    local_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = local_world
+    async with running() as receiver:
+        path = f"/webhooks/{await listening(world, receiver)}"
+        answer = await (await send(world, "POST", f"{path}/rotate-secret")).json()
+        await ended(world, await queued(world, f"{path}/test"))
+        monkeypatch.setattr("gateway.database.deliveries.BOTH_SIGN", timedelta(0))
+        await ended(world, await queued(world, f"{path}/test"))
+    rotating, later = receiver.got
+    new = answer["data"]["secret"]
+    for received in receiver.got:
+        assert verify_webhook(received.body, received.headers["x-t2m-signature"], new)
+    assert verify_webhook(rotating.body, rotating.headers["x-t2m-signature-previous"], SECRET)
+    assert len(rotating.headers["webhook-signature"].split()) == 2
+    assert "x-t2m-signature-previous" not in later.headers
+    assert len(later.headers["webhook-signature"].split()) == 1
+
+
+async def test_an_inactive_webhook_sends_nothing(local_world: World) -> None:
+    world = local_world
+    async with running() as receiver:
+        path = f"/webhooks/{await listening(world, receiver)}"
+        await send(world, "PATCH", path, {"active": False})
+        told = await error(await send(world, "POST", f"{path}/test"), 400, "VALIDATION_ERROR")
+        assert told["details"] == {"active": False, "disabled_reason": None}
+        await world.completed()
+        assert (await world.data(f"{path}/deliveries"))["items"] == []
+    assert receiver.got == []
