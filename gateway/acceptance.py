@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from gateway import idempotency
 from gateway.context import Gateway
-from gateway.database import artifacts, jobs
+from gateway.database import artifacts, jobs, webhooks
 from gateway.database.jobs import Job
 from gateway.envelope import timestamp
+from gateway.errors import invalid
 from gateway.idempotency import Answer, Attempt, KeyTaken
 from gateway.links import link
 from gateway.projection import Projection
@@ -28,6 +31,7 @@ async def accept(gateway: Gateway, user_id: str, body: Mapping[str, Any], attemp
     if (answer := await idempotency.earlier(gateway.database, attempt)) is not None:
         return answer
     job = resolve(body, user_id=user_id, catalogue=gateway.catalogue, default_model=gateway.settings.models.default)
+    await _require_allowed(gateway, job)
     try:
         if body.get("reuse") and (reused := await _reuse(gateway, job, body.get("seed") is not None, attempt)):
             return reused
@@ -49,6 +53,7 @@ async def _accept(gateway: Gateway, job: JobRequest, attempt: Attempt | None) ->
     async with gateway.database.write() as connection:
         await idempotency.keep(connection, attempt, answer)
         await jobs.add(connection, job, _signature(gateway, job), retention_s=_retention_s(gateway, job))
+        await _subscribe(connection, job, job.job_id)
     gateway.wake.set()
     gateway.metrics.accepted.labels(job.model).inc()
     return answer
@@ -66,6 +71,7 @@ async def _reuse(gateway: Gateway, job: JobRequest, seeded: bool, attempt: Attem
             answer = _answer(gateway, found.id, found.request, found.projection, text, reused=True)
             await idempotency.keep(connection, attempt, answer)
             await jobs.join(connection, found.id)
+            await _subscribe(connection, job, found.id)
             gateway.metrics.reused.labels("joined").inc()
             return answer
         files = await artifacts.of_job(connection, found.id)
@@ -92,10 +98,24 @@ async def _share(
         await idempotency.keep(connection, attempt, answer)
         retention_s = _retention_s(gateway, job)
         await jobs.add(connection, job, _signature(gateway, job), retention_s=retention_s, reused_from=source.id)
+        await _subscribe(connection, job, job.job_id)
     await gateway.ledger.enter([], {job.job_id: final})
     gateway.metrics.accepted.labels(job.model).inc()
     gateway.metrics.reused.labels("shared").inc()
     return answer
+
+
+async def _require_allowed(gateway: Gateway, job: JobRequest) -> None:
+    """Raises `ApiError` 400 where the job's receiver must not be called."""
+    problems = await gateway.guard.problems(job.webhook_url) if job.webhook_url else []
+    if problems:
+        raise invalid({"webhook_url": problems})
+
+
+async def _subscribe(connection: AsyncConnection, asked: JobRequest, job_id: str) -> None:
+    """Tell the receiver that was named with `asked` of the job that answers it."""
+    if asked.webhook_url:
+        await webhooks.add_for_job(connection, asked.user_id, job_id, asked.webhook_url)
 
 
 def _answer(

@@ -68,9 +68,9 @@ class Sender:
     async def forget(self) -> None:
         """Keep the log as long as the settings say, until cancelled."""
         while True:
+            await asyncio.sleep(FORGET_EVERY_S)
             async with self._database.write() as connection:
                 await deliveries.forget(connection, now() - timedelta(days=self._settings.keep_days))
-            await asyncio.sleep(FORGET_EVERY_S)
 
     async def _claim(self) -> Sequence[Claimed]:
         room = self._settings.concurrency - len(self._running)

@@ -18,6 +18,7 @@ from pipeline.vocabulary import EventKind, Stage, now
 from tests.unit.gateway.fixtures import OpenWorld
 from tests.unit.gateway.receivers import SECRET, Received, calling_here, running, verify_webhook
 from tests.unit.gateway.support import World, until
+from tests.unit.gateway.test_api import error
 from tests.unit.gateway.test_webhooks import ended, listening, local_world, made, queued, send
 
 __all__ = ["local_world"]
@@ -225,9 +226,8 @@ async def test_a_deleted_webhook_takes_what_was_on_its_way_along(local_world: Wo
 async def test_a_jobs_own_receiver_hears_of_that_job_only(local_world: World) -> None:
     world = local_world
     async with running() as receiver:
-        mine, other = await world.generate(), await world.generate()
-        async with world.gateway.database.write() as connection:
-            await webhooks.add_for_job(connection, "ada", mine, receiver.url)
+        mine, other = await world.generate(webhook_url=receiver.url), await world.generate()
+        async with world.gateway.database.read() as connection:
             secret = await webhooks.user_secret(connection, "ada")
         for job_id in (other, mine):
             await world.work(world.worker.complete, job_id)
@@ -244,6 +244,27 @@ async def test_a_jobs_own_receiver_hears_of_that_job_only(local_world: World) ->
     assert verify_webhook(first.body, first.headers["x-t2m-signature"], secret)
     assert verify_webhook(last.body, last.headers["x-t2m-signature"], rotated["data"]["secret"])
     assert verify_webhook(last.body, last.headers["x-t2m-signature-previous"], secret)
+
+
+async def test_a_reused_job_is_told_to_the_receiver_it_was_asked_with(local_world: World) -> None:
+    world = local_world
+    async with running() as receiver:
+        running_job = await world.generate(seed=1, reuse=True)
+        joined = await world.generate(seed=1, reuse=True, webhook_url=f"{receiver.url}/joined")
+        assert joined == running_job
+        await world.work(world.worker.complete, running_job)
+        await world.reached(running_job, "completed")
+        shared = await world.generate(seed=1, reuse=True, webhook_url=f"{receiver.url}/shared")
+        await all_ended(world)
+    last = {received.path: (received.event, received.job_id) for received in receiver.got}
+    assert last == {"/hook/joined": ("job.completed", joined), "/hook/shared": ("job.completed", shared)}
+
+
+async def test_a_jobs_own_receiver_inside_is_refused_when_the_job_is_asked_for(world: World) -> None:
+    for url in ("https://169.254.169.254/", "https://[::ffff:10.0.0.1]/", "http://receiver.example/"):
+        body = {"prompt": "p", "webhook_url": url}
+        told = await error(await send(world, "POST", "/videos/generate", body), 400, "VALIDATION_ERROR")
+        assert list(told["details"]) == ["webhook_url"]
 
 
 async def test_a_lost_lease_runs_out_and_the_message_is_sent_again(local_world: World) -> None:
