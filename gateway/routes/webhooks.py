@@ -10,6 +10,8 @@ from aiohttp import web
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from gateway import pagination
+from gateway.access import requires
+from gateway.auth.base import Permission
 from gateway.context import GATEWAY, PRINCIPAL
 from gateway.database import deliveries, webhooks
 from gateway.database.deliveries import Attempt, Delivery, DeliveryStatus
@@ -75,6 +77,7 @@ class Test(Body):
 
 
 @routes.post("/webhooks")
+@requires(Permission.GENERATE_VIDEOS)
 async def create(request: web.Request) -> web.Response:
     """Be told of all jobs of the user. The secret is shown in this answer only."""
     gateway, user_id = request.app[GATEWAY], request[PRINCIPAL].user_id
@@ -104,6 +107,7 @@ async def list_(request: web.Request) -> web.Response:
 
 
 @routes.post("/webhooks/job-secret/rotate")
+@requires(Permission.GENERATE_VIDEOS)
 async def rotate_job_secret(request: web.Request) -> web.Response:
     """A new secret for the `webhook_url` of all the user's jobs; the present one signs beside it for a day."""
     secret = (await parsed(request, NewSecret)).secret or new_secret()
@@ -119,6 +123,7 @@ async def details(request: web.Request) -> web.Response:
 
 
 @routes.patch("/webhooks/{webhook_id}")
+@requires(Permission.GENERATE_VIDEOS)
 async def change(request: web.Request) -> web.Response:
     """Change URL, events, or whether it is called."""
     gateway, webhook = request.app[GATEWAY], await _owned(request)
@@ -135,6 +140,7 @@ async def change(request: web.Request) -> web.Response:
 
 
 @routes.delete("/webhooks/{webhook_id}")
+@requires(Permission.GENERATE_VIDEOS)
 async def delete(request: web.Request) -> web.Response:
     """Delete a webhook with its delivery log; nothing is sent to it any more."""
     webhook = await _owned(request)
@@ -144,6 +150,7 @@ async def delete(request: web.Request) -> web.Response:
 
 
 @routes.post("/webhooks/{webhook_id}/rotate-secret")
+@requires(Permission.GENERATE_VIDEOS)
 async def rotate_secret(request: web.Request) -> web.Response:
     """A new secret; the present one signs beside it for a day."""
     webhook = await _owned(request)
@@ -154,6 +161,7 @@ async def rotate_secret(request: web.Request) -> web.Response:
 
 
 @routes.post("/webhooks/{webhook_id}/test")
+@requires(Permission.GENERATE_VIDEOS)
 async def test(request: web.Request) -> web.Response:
     """Send an example message, as any other: signed, logged, tried again."""
     webhook = await _active(request)
@@ -183,6 +191,7 @@ async def delivery(request: web.Request) -> web.Response:
 
 
 @routes.post("/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver")
+@requires(Permission.GENERATE_VIDEOS)
 async def redeliver(request: web.Request) -> web.Response:
     """Send a message once more, whatever became of it, as a delivery of its own with the same `webhook-id`."""
     webhook = await _active(request)
