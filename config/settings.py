@@ -143,8 +143,42 @@ class WorkerSettings(Section):
 class AuthSettings(Section):
     """Who may ask; see `gateway/auth/`."""
 
+    provider: Literal["local", "oidc", "clerk"] = "local"
+    """local: tokens of `t2m token`; oidc: of any OpenID Connect issuer; clerk: of Clerk."""
     key_file: Path | None = None
     """PEM of the Ed25519 key that signs tokens, shared by all gateways. Default: `data_dir`/auth-key.pem, made anew."""
+    issuer: str = ""
+    """`iss` of the tokens, letter for letter; keys are found from it. Clerk's is the Frontend API URL."""
+    audience: tuple[str, ...] = ()
+    """Accepted `aud`, one of which a token must name; oidc needs some."""
+    authorized_parties: tuple[str, ...] = ()
+    """Accepted `azp`, for clerk the origins of one's own pages; empty accepts any."""
+    role_claim: str = "role"
+    """Where a token of oidc or clerk names roles, with dots for claims within claims: `metadata.role`."""
+    admin_role: str = "admin"
+    leeway_s: Annotated[float, Field(ge=0, le=300)] = 5.0
+    """How far an issuer's clock may be off."""
+    clerk_api: AnyHttpUrl = AnyHttpUrl("https://api.clerk.com/v1")
+    clerk_secret_key: SecretStr = SecretStr("")
+    """Lets the gateway read profiles."""
+
+    @field_validator("issuer")
+    @classmethod
+    def _private(cls, issuer: str) -> str:
+        local = ("http://127.0.0.1:", "http://localhost:")
+        if issuer and not issuer.startswith(("https://", *local)):
+            raise ValueError("must start with https://, or its keys could be exchanged on their way")
+        return issuer
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.provider != "local" and not self.issuer:
+            raise ValueError(f"`issuer` is needed when `provider` is {self.provider}")
+        if self.provider == "oidc" and not self.audience:
+            raise ValueError("`audience` is needed when `provider` is oidc: tokens for others must not pass")
+        if self.provider == "clerk" and not self.clerk_secret_key.get_secret_value():
+            raise ValueError("`clerk_secret_key` is needed when `provider` is clerk")
+        return self
 
 
 class GatewaySettings(Section):

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from config.catalogue import Catalogue
 from config.settings import Settings
 from gateway import health, housekeeping, middleware
-from gateway.auth.local import LocalAuthenticator
+from gateway.auth.factory import open_authenticator
 from gateway.context import GATEWAY, Gateway
 from gateway.database import migrate
 from gateway.database.engine import Database
@@ -95,7 +95,7 @@ async def _open(
         catalogue=catalogue,
         database=database,
         store=Jobs(store),
-        authenticator=LocalAuthenticator.open(settings),
+        authenticator=open_authenticator(settings),
         metrics=metrics,
         media=Media(store),
         guard=Guard(settings.webhooks),

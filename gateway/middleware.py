@@ -82,16 +82,12 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
     """Let those pass whom the route's handler lets (see `gateway.access`); unknown routes are answered 404 below."""
     wanted = access(request.match_info.handler)
     skipped = wanted.blind or (wanted.anonymous and "Authorization" not in request.headers)
-    if request.match_info.http_exception is None and not skipped:
-        authenticator = request.app[GATEWAY].authenticator
-        request[PRINCIPAL] = principal = await _principal(request, authenticator)
-        await _authorise(principal, wanted, authenticator)
-    return await handler(request)
-
-
-async def _principal(request: web.Request, authenticator: Authenticator) -> Principal:
     try:
-        return await authenticator.authenticate(_bearer(request))
+        if request.match_info.http_exception is None and not skipped:
+            authenticator = request.app[GATEWAY].authenticator
+            request[PRINCIPAL] = principal = await authenticator.authenticate(_bearer(request))
+            await _authorise(principal, wanted, authenticator)
+        return await handler(request)
     except TokenExpiredError:
         raise _denied(Code.AUTH_EXPIRED, "Authentication token expired", "Get a new token") from None
     except TokenInvalidError:
