@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from aiohttp.abc import AbstractResolver
-from aiohttp.resolver import DefaultResolver
+from aiohttp.resolver import AsyncResolver
 from yarl import URL
 
 from config.settings import WebhookSettings
@@ -41,11 +41,11 @@ class Guard:
     that is about to be connected, before there is a socket.
 
     Attributes:
-        resolver: makes the resolver of names; called within the event loop.
+        resolver: makes the resolver of names; called within the event loop. Threads would be taken up by slow names.
     """
 
     settings: WebhookSettings
-    resolver: Callable[[], AbstractResolver] = DefaultResolver
+    resolver: Callable[[], AbstractResolver] = AsyncResolver
     open_socket: OpenSocket = socket.socket
 
     async def problems(self, url: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from ipaddress import ip_address
 from typing import Any
 
@@ -88,16 +88,16 @@ WATCHING: list[bool] = []
 
 
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
-    if WATCHING and event == "socket.connect":
-        CONNECTED.append(arguments[1])
+    if WATCHING and event in ("socket.__new__", "socket.connect"):
+        CONNECTED.append(arguments)
 
 
-sys.addaudithook(_watch)  # Python's own word on every connection of this process
+sys.addaudithook(_watch)  # Python's own word on every socket of this process
 
 
 @pytest.fixture
-def connected() -> Iterator[list[Any]]:
-    """The addresses this process connected to during the test."""
+async def connected() -> AsyncIterator[list[Any]]:
+    """The sockets this process opened or connected during the test; the event loop has its own already."""
     CONNECTED.clear()
     WATCHING.append(True)
     yield CONNECTED

@@ -216,3 +216,15 @@ async def test_an_inactive_webhook_sends_nothing(local_world: World) -> None:
         await world.completed()
         assert (await world.data(f"{path}/deliveries"))["items"] == []
     assert receiver.got == []
+
+
+async def test_secrets_are_in_no_log(local_world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    world = local_world
+    async with running() as receiver:
+        path = f"/webhooks/{await listening(world, receiver)}"
+        answer = await (await send(world, "POST", f"{path}/rotate-secret")).json()
+        await ended(world, await queued(world, f"{path}/test"))
+    written = "".join(capfd.readouterr())
+    assert "webhook" in written
+    assert SECRET not in written
+    assert answer["data"]["secret"] not in written
