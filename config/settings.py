@@ -198,6 +198,8 @@ class GatewaySettings(Section):
     )
     retention_days: Annotated[float, Field(gt=0)] | None = None
     """Jobs and their videos are removed so long after their end; None keeps them until they are deleted."""
+    stream_token_s: Annotated[float, Field(gt=0)] = 24 * 3600.0
+    """How long the token in a playlist's URIs is good; asking for the playlist again renews it."""
     max_in_flight_per_worker: Annotated[int, Field(ge=1)] = 2
     """Jobs released to the broker per live worker of a model."""
 

@@ -13,12 +13,14 @@ from config.catalogue import Catalogue
 from config.settings import Settings
 from gateway import health, housekeeping, middleware
 from gateway.auth.factory import open_authenticator
+from gateway.auth.local import deployment_key
 from gateway.context import GATEWAY, Gateway
 from gateway.database import migrate
 from gateway.database.engine import Database
 from gateway.dispatcher import Dispatcher
 from gateway.errors import DatabaseError
 from gateway.feeds import Feeds
+from gateway.hls import StreamTokens
 from gateway.ledger import Ledger
 from gateway.links import BASE_PATH
 from gateway.media import Media
@@ -28,6 +30,7 @@ from gateway.outlook import Outlook
 from gateway.projector import Projector
 from gateway.roles import Role, Roles
 from gateway.routes import auth, jobs, models, system, videos, webhooks
+from gateway.signing import Signer
 from gateway.validation import MAX_BODY
 from gateway.webhooks.announcer import Announcer
 from gateway.webhooks.guard import Guard
@@ -104,6 +107,9 @@ async def _open(
         news=news,
         feeds=feeds,
         outlook=Outlook(settings, catalogue, database),
+        stream_tokens=StreamTokens(
+            database, Signer(deployment_key(settings), "playlists"), settings.gateway.stream_token_s
+        ),
         control=subscribe(),
     )
 

@@ -13,6 +13,7 @@ from gateway.auth.base import Authenticator, Principal
 from gateway.database.engine import Database
 from gateway.feeds import Feeds
 from gateway.health import Health
+from gateway.hls import StreamTokens
 from gateway.ledger import Ledger
 from gateway.media import Media
 from gateway.metrics import Metrics
@@ -45,6 +46,7 @@ class Gateway:
     news: News
     feeds: Feeds
     outlook: Outlook
+    stream_tokens: StreamTokens
     control: EventSubscriber
     guard: Guard
     wake: asyncio.Event = field(default_factory=asyncio.Event)

@@ -118,6 +118,11 @@ def _principal(claims: dict[str, Any]) -> Principal:
     return Principal(check_user(claims["sub"]), Role(claims["role"]), claimed_scope(claims), claims)
 
 
+def deployment_key(settings: Settings) -> Ed25519PrivateKey:
+    """The key all gateways of a deployment share. Raises `ConfigError`."""
+    return _load_or_make(settings.auth.key_file or settings.data_dir / KEY_FILE)
+
+
 def _load_or_make(path: Path) -> Ed25519PrivateKey:
     try:
         with suppress(FileExistsError):

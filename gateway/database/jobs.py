@@ -51,6 +51,14 @@ class Claimed:
 
 
 @dataclass(frozen=True)
+class Stream:
+    """The name of the token that opens a job's playlists, and until when it is good."""
+
+    nonce: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True)
 class Wanted:
     """Which jobs a user wants to see, and in which order.
 
@@ -159,6 +167,19 @@ async def expired(connection: AsyncConnection, at: datetime, limit: int) -> list
     """Ids of jobs whose time is over."""
     rows = await connection.execute(select(jobs.c.id).where(jobs.c.expires_at <= at).limit(limit))
     return list(rows.scalars())
+
+
+async def stream(connection: AsyncConnection, job_id: str) -> Stream | None:
+    """The token that opens a job's playlists, if one was made."""
+    query = select(jobs.c.stream_nonce, jobs.c.stream_expires_at).where(jobs.c.id == job_id).with_for_update(read=True)
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None or row.stream_nonce is None else Stream(row.stream_nonce, row.stream_expires_at)
+
+
+async def open_stream(connection: AsyncConnection, job_id: str, nonce: str, expires_at: datetime) -> None:
+    """Let a token open a job's playlists until then, and no other."""
+    values = {"stream_nonce": nonce, "stream_expires_at": expires_at}
+    await connection.execute(update(jobs).where(jobs.c.id == job_id).values(values))
 
 
 async def begin_cancelling(connection: AsyncConnection, job_id: str) -> None:

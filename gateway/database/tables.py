@@ -72,6 +72,8 @@ jobs = Table(
     Column("joined", Integer, nullable=False, comment="identical requests it answers as well"),
     Column("retention_s", Integer, comment="how long it is kept after its end; null: for ever"),
     Column("expires_at", UtcDateTime, index=True, comment="when it is removed; null before its end"),
+    Column("stream_nonce", String(32), comment="names the token that opens its playlists"),
+    Column("stream_expires_at", UtcDateTime, comment="until when that token is good"),
     # the dispatcher's columns
     Column("epoch", Integer, nullable=False, comment="how often the job was sent"),
     Column("claimed_at", UtcDateTime, comment="a dispatcher is sending it since"),

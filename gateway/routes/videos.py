@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiohttp import web
 
-from gateway import acceptance, idempotency
-from gateway.access import requires
+from gateway import acceptance, hls, idempotency
+from gateway.access import public, requires
 from gateway.auth.base import Permission
 from gateway.context import GATEWAY, PRINCIPAL
+from gateway.database import artifacts
 from gateway.database.jobs import Job
 from gateway.envelope import success, timestamp
-from gateway.errors import ApiError, Code
+from gateway.errors import ApiError, Code, not_found
+from gateway.links import link
 from gateway.outlook import Forecast
 from gateway.renditions import rung, top
 from gateway.routes.jobs import error_view, files, owned
@@ -20,6 +24,7 @@ from pipeline.vocabulary import ArtifactRef, Status
 routes = web.RouteTableDef()
 
 QUALITIES = ("auto", "720p", "1080p")
+FORMATS = ("mp4", "hls")
 THUMBNAIL_SIZES = ("small", "medium", "large")
 
 
@@ -68,10 +73,28 @@ async def download(request: web.Request) -> web.StreamResponse:
 @routes.get("/videos/{job_id}/stream")
 @requires(Permission.READ_FILES)
 async def stream(request: web.Request) -> web.StreamResponse:
-    """A rendition, for playing."""
+    """A rendition, for playing; as HLS where that is asked for."""
     quality = choice(request, "quality", QUALITIES, "auto")
+    preferred = "hls" if hls.accepts_playlist(request.headers.get("Accept", "")) else "mp4"
+    form = choice(request, "format", FORMATS, preferred)
     job, published = await _completed(request)
+    if form == "hls":
+        return await _playlist(request, job, published, quality)
     return await _serve(request, job, rung(published, quality), inline=True)
+
+
+@routes.get("/videos/{job_id}/hls/{token}/{name}")
+@public
+async def hls_file(request: web.Request) -> web.StreamResponse:
+    """A playlist or media file of the HLS folder, for whoever has the token."""
+    job_id, name = request.match_info["job_id"], request.match_info["name"]
+    gateway = request.app[GATEWAY]
+    await gateway.stream_tokens.check(job_id, request.match_info["token"])
+    async with gateway.database.read() as connection:
+        ref = (await artifacts.of_job(connection, job_id)).get(hls.FOLDER + name)
+    if ref is None:
+        raise not_found("File", name)
+    return await gateway.media.serve(request, ref, f"{job_id}-{name}", inline=True)
 
 
 @routes.get("/videos/{job_id}/thumbnail")
@@ -106,6 +129,26 @@ def _require_completed(job: Job) -> None:
     what = f"was {state.status}" if state.status is Status.CANCELLED else state.status
     text = f"There is no video: the job {what}" if state.status.final else f"Video is not ready: {state.activity}"
     raise ApiError(Code.RESOURCE_NOT_FOUND, f"{text}, {state.percent}% done", details)
+
+
+async def _playlist(
+    request: web.Request, job: Job, published: dict[str, ArtifactRef], quality: str
+) -> web.StreamResponse:
+    """The master playlist with a token in its URIs; `Content-Location` is where players find it without a header."""
+    gateway = request.app[GATEWAY]
+    stored = published.get(hls.FOLDER + hls.MASTER)
+    if stored is None:
+        raise not_found("Playlist", job.id)
+    content, _ = await asyncio.to_thread(gateway.store.store.get, stored.key)
+    folder = f"{hls.FOLDER}{await gateway.stream_tokens.issue(job.id)}/"
+    chosen = None if quality == "auto" else rung(published, quality).name.removesuffix(".mp4")
+    headers = {
+        "Content-Location": link(gateway.settings, f"/videos/{job.id}/{folder}{hls.MASTER}"),
+        "Cache-Control": "no-store",
+        "Vary": "Accept",
+    }
+    text = hls.master(content.decode(), folder, chosen)
+    return web.Response(text=text, content_type=hls.MEDIA_TYPE, headers=headers)
 
 
 async def _serve(request: web.Request, job: Job, ref: ArtifactRef, *, inline: bool) -> web.StreamResponse:

@@ -14,6 +14,12 @@ from tests.unit.gateway.test_acceptance import (
     test_simultaneous_requests_with_one_key_make_one_job,
 )
 from tests.unit.gateway.test_examples import test_the_python_example_of_job_management
+from tests.unit.gateway.test_hls import (
+    packaged,
+    test_a_token_is_renewed_while_it_is_good_and_then_replaced,
+    test_ffmpeg_plays_and_seeks_without_a_header,
+    video,
+)
 from tests.unit.gateway.test_jobs import (
     test_a_cancellation_whose_gateway_died_is_finished,
     test_a_job_that_ends_while_it_is_cancelled_keeps_its_verdict,
@@ -26,21 +32,29 @@ from tests.unit.gateway.test_jobs import (
     test_logs_tell_what_the_workers_did,
     test_simultaneous_cancellations_succeed_once,
 )
+from tests.unit.gateway.test_outlook import (
+    test_a_waiting_job_knows_its_place,
+    test_the_eta_comes_from_measured_stage_times,
+)
 
 __all__ = [
     "broker",
     "bus",
     "open_world",
+    "packaged",
     "settings",
     "store",
     "test_a_cancellation_whose_gateway_died_is_finished",
     "test_a_job_that_ends_while_it_is_cancelled_keeps_its_verdict",
     "test_a_request_sent_again_gets_the_first_answer",
     "test_a_running_job_that_is_cancelled_is_decided_and_its_workers_hurried",
+    "test_a_token_is_renewed_while_it_is_good_and_then_replaced",
+    "test_a_waiting_job_knows_its_place",
     "test_an_identical_request_joins_the_running_job",
     "test_an_identical_request_shares_the_files_of_a_completed_job",
     "test_deleting_removes_the_job_and_its_data",
     "test_expired_jobs_are_removed_with_their_data",
+    "test_ffmpeg_plays_and_seeks_without_a_header",
     "test_jobs_are_filtered_by_the_time_of_their_creation",
     "test_jobs_are_listed_in_pages_newest_first",
     "test_keys_are_forgotten_after_a_day",
@@ -49,7 +63,9 @@ __all__ = [
     "test_logs_tell_what_the_workers_did",
     "test_simultaneous_cancellations_succeed_once",
     "test_simultaneous_requests_with_one_key_make_one_job",
+    "test_the_eta_comes_from_measured_stage_times",
     "test_the_python_example_of_job_management",
+    "video",
     "world",
 ]
 

@@ -66,6 +66,7 @@ class Worker:
 
     def __init__(self, store: ObjectStore, publisher: EventPublisher, folder: Path) -> None:
         self.jobs, self.store, self.publisher, self.folder = Jobs(store), store, publisher, folder
+        self.more: dict[str, tuple[Path, str]] = {}  # further files to publish, with their types
 
     def tell(self, job_id: str, kind: EventKind, stage: Stage, n: int = 0, **fields: Any) -> Event:
         told = event(job_id, kind, stage, n, **fields)
@@ -86,7 +87,8 @@ class Worker:
 
     def decide(self, job_id: str) -> None:
         """The verdict alone, as of a worker that dies before it tells."""
-        refs = tuple(self._put(job_id, name) for name in MEDIA)
+        further = (self.store.put_file(path, name, kind) for name, (path, kind) in self.more.items())
+        refs = (*(self._put(job_id, name) for name in MEDIA), *further)
         document = {"job_id": job_id, "video": {"width": 1920, "height": 1080}, "audio": None}
         final = Final(job_id=job_id, status=Status.COMPLETED, at=now(), artifacts=refs, metadata=document)
         self.jobs.decide(final)

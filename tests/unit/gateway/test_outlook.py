@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import outlook
+from gateway.database import workers
 from gateway.database.pace import Measured
 from gateway.outlook import Fresh, Pace
 from pipeline.requests import resolve
@@ -37,11 +38,21 @@ def complete_as_measured(world: World, job_id: str) -> None:
     world.worker.tell(job_id, EventKind.COMPLETED, Stage.PUBLISH, 2, at=at)
 
 
+async def a_renderer_lives(world: World) -> None:
+    async def lives() -> int | None:
+        await world.work(world.worker.beat)
+        async with world.gateway.database.read() as connection:
+            return (await workers.live(connection, now() - timedelta(minutes=1)))["render.tiny"] or None
+
+    await until(lives)
+
+
 async def status(world: World, job_id: str, user: str = "ada") -> dict[str, Any]:
     return await world.data(f"/videos/{job_id}/status", user)
 
 
 async def test_a_waiting_job_knows_its_place(world: World) -> None:
+    await a_renderer_lives(world)
     first = [await world.generate() for _ in range(2)]
     for job_id in first:
         await dispatched(world, job_id)
@@ -62,7 +73,7 @@ async def test_a_waiting_job_knows_its_place(world: World) -> None:
 
 
 async def test_the_eta_comes_from_measured_stage_times(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outlook, "PACE_FRESH_S", 0)
+    await a_renderer_lives(world)
     unknown = await world.generate()
     assert (await status(world, unknown))["eta_seconds"] is None, "nothing was measured yet"
     await world.work(complete_as_measured, world, unknown)
