@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.database.jobs import in_flight, turns
@@ -39,7 +39,7 @@ async def queue(connection: AsyncConnection, model: str) -> Queue:
     """The queue of a model as it is now."""
     at = now()
     sent = select(jobs.c.id, jobs.c.work, jobs.c.progress, jobs.c.stage).where(jobs.c.model == model, in_flight(at))
-    sent = sent.order_by(func.coalesce(jobs.c.dispatched_at, jobs.c.claimed_at), jobs.c.id)
+    sent = sent.order_by(jobs.c.claimed_at, jobs.c.created_at, jobs.c.id)
     flying = (await connection.execute(sent)).all()
     waiting = turns(model, at)
     order = select(waiting.c.id, waiting.c.work).order_by(waiting.c.turn, waiting.c.created_at, waiting.c.id)
