@@ -13,7 +13,12 @@ from tests.unit.gateway.support import API, World
 from tests.unit.gateway.test_api import UNKNOWN, error
 
 EMAIL = "ada@example.com"
-PUBLIC = {"/metrics", f"{API, f"{API}/videos/{{job_id}}/hls/{{token}}/{{name}}"}/system/health", f"{API}/auth/health"}
+PUBLIC = {
+    "/metrics",
+    f"{API}/system/health",
+    f"{API}/auth/health",
+    f"{API}/videos/{{job_id}}/hls/{{token}}/{{name}}",
+}
 
 
 async def ask(world: World, path: str, method: str = "GET", token: str | None = None) -> dict[str, Any]:
