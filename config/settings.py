@@ -181,6 +181,13 @@ class AuthSettings(Section):
         return self
 
 
+class SafetySettings(Section):
+    """What must not be made; see `pipeline/safety.py`."""
+
+    hook: Annotated[str, Field(pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$")] = ""
+    """package.module:Class that is asked before a job is queued and before it is published; empty: nobody is."""
+
+
 class GatewaySettings(Section):
     """The HTTP server and its background roles."""
 
@@ -252,6 +259,7 @@ class Settings(BaseSettings):
     encode: EncodeSettings = EncodeSettings()
     worker: WorkerSettings = WorkerSettings()
     auth: AuthSettings = AuthSettings()
+    safety: SafetySettings = SafetySettings()
     gateway: GatewaySettings = GatewaySettings()
     webhooks: WebhookSettings = WebhookSettings()
     log: LogSettings = LogSettings()

@@ -18,6 +18,7 @@ from gateway.idempotency import Answer, Attempt, KeyTaken
 from gateway.links import link
 from gateway.projection import Projection
 from pipeline.requests import resolve, signature
+from pipeline.safety import refusal
 from pipeline.vocabulary import ArtifactRef, Final, JobRequest, Status, now
 
 
@@ -106,7 +107,10 @@ async def _share(
 
 
 async def _require_allowed(gateway: Gateway, job: JobRequest) -> None:
-    """Raises `ApiError` 400 where the job's receiver must not be called."""
+    """Raises `ApiError` 400 where the job must not be made, or its receiver must not be called."""
+    reason = await asyncio.to_thread(refusal, gateway.safety, job) if gateway.safety else None
+    if reason is not None:
+        raise invalid({"prompt": [reason]})
     problems = await gateway.guard.problems(job.webhook_url) if job.webhook_url else []
     if problems:
         raise invalid({"webhook_url": problems})

@@ -37,6 +37,7 @@ from gateway.webhooks.guard import Guard
 from gateway.webhooks.sender import Sender
 from pipeline.bus.base import EventSubscriber
 from pipeline.jobs import Jobs
+from pipeline.safety import open_safety
 from pipeline.store.base import ObjectStore
 
 
@@ -106,6 +107,7 @@ async def _open(
         ledger=Ledger(database, news, metrics, Announcer(settings)),
         news=news,
         feeds=feeds,
+        safety=open_safety(settings),
         outlook=Outlook(settings, catalogue, database),
         stream_tokens=StreamTokens(
             database, Signer(deployment_key(settings), "playlists"), settings.gateway.stream_token_s

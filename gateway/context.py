@@ -22,6 +22,7 @@ from gateway.outlook import Outlook
 from gateway.webhooks.guard import Guard
 from pipeline.bus.base import EventSubscriber
 from pipeline.jobs import Jobs
+from pipeline.safety import Safety
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Gateway:
     news: News
     feeds: Feeds
     outlook: Outlook
+    safety: Safety | None
     stream_tokens: StreamTokens
     control: EventSubscriber
     guard: Guard

@@ -85,6 +85,16 @@ class WorkerLost(PipelineError):
     """Workers died, again and again, while they ran this stage."""
 
 
+class ContentRefused(PipelineError):
+    """The deployment's safety hook does not let a video pass."""
+
+
+class SafetyAway(PipelineError):
+    """The deployment's safety hook failed."""
+
+    fault: ClassVar[Fault] = Fault.TRANSIENT
+
+
 class ScratchFull(PipelineError):
     """No space is left in the worker's scratch folder."""
 

@@ -16,6 +16,7 @@ from config.settings import Settings
 from models.contract import Cancellation, ClipSpec, Report, Understood
 from models.loader import load
 from pipeline.errors import RecordsBroken
+from pipeline.safety import Safety, check_video, open_safety
 from pipeline.vocabulary import ArtifactRef, JobRequest, Stage, StageRecord
 from stages.contract import Artifact
 from stages.encode import EncodeSpec, encode, ladder
@@ -152,13 +153,26 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 def functions(settings: Settings, catalogue: Catalogue) -> Functions:
     """The real stages. Torch is loaded with the first model, so never by an encode worker."""
-    return {
+    stages = {
         Stage.RENDER: lambda work: _render(work, settings, catalogue.get(work.request.model)),
         Stage.ENCODE: lambda work: _encode(work, settings),
         Stage.THUMBNAILS: _thumbnails,
         Stage.METADATA: lambda work: _metadata(work, catalogue.get(work.request.model)),
         Stage.PUBLISH: _publish,
     }
+    return guarded(stages, open_safety(settings))
+
+
+def guarded(functions: Functions, safety: Safety | None) -> Functions:
+    """`functions` with the safety hook asked in the last stage that has the video at hand before it is published."""
+    if safety is None:
+        return functions
+
+    def checked(work: Work) -> Made:
+        check_video(safety, work.request, work.inputs[_rung_files(work.request)[-1]])
+        return functions[Stage.METADATA](work)
+
+    return {**functions, Stage.METADATA: checked}
 
 
 def clip_spec(request: JobRequest, entry: ModelEntry) -> ClipSpec:

@@ -230,6 +230,17 @@ async def test_a_job_is_kept_as_long_as_it_and_the_deployment_allow(
         assert expires - ended == timedelta(seconds=kept_s)
 
 
+async def test_the_safety_hook_is_asked_before_a_job_is_queued(open_world: OpenWorld, settings: Settings) -> None:
+    safety = settings.safety.model_copy(update={"hook": "tests.safety_hook:Hook"})
+    world = await open_world(settings.model_copy(update={"safety": safety}))
+    told = await error(await ask(world, {"prompt": "bad prompt"}), 400, "VALIDATION_ERROR")
+    assert told["details"] == {"prompt": ["Not this prompt."]}
+    await error(await ask(world, {"prompt": "broken hook"}), 503, "SERVICE_UNAVAILABLE")
+    assert list(world.store.list("jobs/")) == []
+    assert (await ask(world)).status == 202
+    assert await count(world) == 1
+
+
 async def test_expired_jobs_are_removed_with_their_data(world: World) -> None:
     kept, expired = await finished(world), await finished(world, expires_in=60)
     assert await housekeeping.expire(world.gateway) == 0
