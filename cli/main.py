@@ -19,11 +19,14 @@ app = typer.Typer(
 )
 models_app = typer.Typer(no_args_is_help=True, help="Weights of the models.")
 config_app = typer.Typer(no_args_is_help=True, help="Settings: a TOML file (T2M_CONFIG) and T2M_ variables on top.")
+user_app = typer.Typer(no_args_is_help=True, help="What single users may do.")
 app.add_typer(models_app, name="models")
+app.add_typer(user_app, name="user")
 app.add_typer(config_app, name="config")
 
 DEBUG = "--debug"
 Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Data folder (setting data_dir).")]
+Quota = Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="Per hour.", show_default=False)]
 Names = Annotated[list[str] | None, typer.Argument(metavar="[MODEL]…", help="Names of models.")]
 
 
@@ -122,6 +125,24 @@ def token(
     from cli.token import issue
 
     console.say(issue(data, user, role, expires, email=email, permissions=permission))
+
+
+@user_app.command("limit")
+def limit_user(
+    user: Annotated[str, typer.Argument(help="User id, as tokens name it.", show_default=False)],
+    jobs: Quota = None,
+    uploads: Quota = None,
+    general: Quota = None,
+    system: Quota = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Let the deployment's limits hold again.")] = False,
+    data: Data = None,
+) -> None:
+    """Show what a user may ask for in an hour, or set it."""
+    from cli.user import limit
+
+    wanted = {"jobs": jobs, "uploads": uploads, "general": general, "system": system}
+    for name, quota in limit(data, user, wanted, reset=reset).items():
+        console.say(f"{name}: {quota} per hour")
 
 
 @models_app.command("list")

@@ -188,6 +188,16 @@ class SafetySettings(Section):
     """package.module:Class that is asked before a job is queued and before it is published; empty: nobody is."""
 
 
+class LimitSettings(Section):
+    """What a user may ask for in an hour, or a client address where no user is known; `t2m user limit` sets others."""
+
+    general: Annotated[int, Field(ge=0)] = 1000
+    """Requests, other than those for the system's state and for signed media."""
+    system: Annotated[int, Field(ge=0)] = 500
+    uploads: Annotated[int, Field(ge=0)] = 100
+    jobs: Annotated[int, Field(ge=0)] = 10
+
+
 class GatewaySettings(Section):
     """The HTTP server and its background roles."""
 
@@ -260,6 +270,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     auth: AuthSettings = AuthSettings()
     safety: SafetySettings = SafetySettings()
+    limits: LimitSettings = LimitSettings()
     gateway: GatewaySettings = GatewaySettings()
     webhooks: WebhookSettings = WebhookSettings()
     log: LogSettings = LogSettings()

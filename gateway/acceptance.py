@@ -13,8 +13,9 @@ from gateway.context import Gateway
 from gateway.database import artifacts, jobs, webhooks
 from gateway.database.jobs import Job
 from gateway.envelope import timestamp
-from gateway.errors import invalid
+from gateway.errors import ApiError, invalid
 from gateway.idempotency import Answer, Attempt, KeyTaken
+from gateway.limits.policy import Limit
 from gateway.links import link
 from gateway.projection import Projection
 from pipeline.requests import resolve, signature
@@ -27,7 +28,7 @@ async def accept(gateway: Gateway, user_id: str, body: Mapping[str, Any], attemp
 
     Raises:
         InvalidRequest: it asks for what cannot be made.
-        ApiError: 400, the attempt's key was used for something else.
+        ApiError: 400, the attempt's key was used for something else; 429, the user has made too many jobs.
     """
     if (answer := await idempotency.earlier(gateway.database, attempt)) is not None:
         return answer
@@ -43,16 +44,21 @@ async def accept(gateway: Gateway, user_id: str, body: Mapping[str, Any], attemp
         if answer is None:
             raise
         return answer
+    except ApiError:
+        await asyncio.to_thread(gateway.store.forget, job.job_id)
+        raise
 
 
 async def _accept(gateway: Gateway, job: JobRequest, attempt: Attempt | None) -> Answer:
     """First the store, then the database, then the answer: a crash in between leaves a request nobody was promised,
     never a promised job that a worker cannot read.
     """
+    await gateway.limiter.foresee(Limit.JOBS, job.user_id)
     answer = _answer(gateway, job.job_id, job, Projection(), "Video generation job created")
     await asyncio.to_thread(gateway.store.accept, job)
     async with gateway.database.write() as connection:
         await idempotency.keep(connection, attempt, answer)
+        await gateway.limiter.charge(connection, Limit.JOBS, job.user_id)
         await jobs.add(connection, job, _signature(gateway, job), retention_s=_retention_s(gateway, job))
         await _subscribe(connection, job, job.job_id)
     gateway.wake.set()
@@ -97,6 +103,7 @@ async def _share(
     await asyncio.to_thread(gateway.store.decide, final)
     async with gateway.database.write() as connection:
         await idempotency.keep(connection, attempt, answer)
+        await gateway.limiter.charge(connection, Limit.JOBS, job.user_id)
         retention_s = _retention_s(gateway, job)
         await jobs.add(connection, job, _signature(gateway, job), retention_s=retention_s, reused_from=source.id)
         await _subscribe(connection, job, job.job_id)

@@ -22,6 +22,8 @@ from gateway.errors import DatabaseError
 from gateway.feeds import Feeds
 from gateway.hls import StreamTokens
 from gateway.ledger import Ledger
+from gateway.limits.counters import open_counter
+from gateway.limits.limiter import Limiter
 from gateway.links import BASE_PATH
 from gateway.media import Media
 from gateway.metrics import Metrics
@@ -68,6 +70,7 @@ def create_app(
         await gateway.control.close()
         await gateway.media.close()
         await gateway.authenticator.close()
+        await gateway.limiter.close()
         await gateway.database.close()
 
     async def dismiss(app: web.Application) -> None:
@@ -104,6 +107,7 @@ async def _open(
         media=Media(store),
         guard=Guard(settings.webhooks),
         health=health.Health(health.checks(database, store, settings.broker.url.get_secret_value())),
+        limiter=Limiter(settings.limits, database, open_counter(settings.redis.url.get_secret_value())),
         ledger=Ledger(database, news, metrics, Announcer(settings)),
         news=news,
         feeds=feeds,

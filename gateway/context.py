@@ -15,6 +15,8 @@ from gateway.feeds import Feeds
 from gateway.health import Health
 from gateway.hls import StreamTokens
 from gateway.ledger import Ledger
+from gateway.limits.limiter import Limiter
+from gateway.limits.policy import Standing
 from gateway.media import Media
 from gateway.metrics import Metrics
 from gateway.news import News
@@ -43,6 +45,7 @@ class Gateway:
     metrics: Metrics
     media: Media
     health: Health
+    limiter: Limiter
     ledger: Ledger
     news: News
     feeds: Feeds
@@ -57,4 +60,5 @@ class Gateway:
 
 GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway", Gateway)
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
+STANDINGS: web.RequestKey[list[Standing]] = web.RequestKey("standings", list)
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)

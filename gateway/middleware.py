@@ -13,10 +13,13 @@ from aiohttp.typedefs import Handler
 
 from gateway.access import Access, access
 from gateway.auth.base import Authenticator, Principal, TokenExpiredError, TokenInvalidError
-from gateway.context import GATEWAY, PRINCIPAL, REQUEST_ID
+from gateway.context import GATEWAY, PRINCIPAL, REQUEST_ID, STANDINGS
 from gateway.envelope import failure
 from gateway.errors import ApiError, Code, forbidden, translate
-from gateway.links import client_address
+from gateway.limits import policy
+from gateway.limits.limiter import Pass, told
+from gateway.limits.policy import Limit
+from gateway.links import BASE_PATH, client_address
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +41,7 @@ async def add_headers(request: web.BaseRequest, response: web.StreamResponse) ->
     """For `on_response_prepare`, so that streamed answers have them too."""
     response.headers[HEADER] = request.get(REQUEST_ID, "")
     response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.update(policy.headers(request.get(STANDINGS, [])))
 
 
 @web.middleware
@@ -66,6 +70,8 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     """Every error in the documented envelope; of an unforeseen one the client learns nothing but the request's id."""
     try:
         return await handler(request)
+    except TokenInvalidError:  # the provider no longer knows the user
+        return failure(_unfit())
     except Exception as error:
         known = translate(error)
         if known is None:
@@ -78,21 +84,46 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 
 
 @web.middleware
-async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let those pass whom the route's handler lets (see `gateway.access`); unknown routes are answered 404 below."""
+async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let those pass whom the route's handler lets (see `gateway.access`), as often as their limits allow.
+
+    A request counts for its user, or for its address if nobody knows whose it is. Public routes (probes, signed media)
+    do not count, nor do answers the client had already (304). Unknown routes are answered 404 below.
+    """
+    standings: list[policy.Standing] = []
+    request[STANDINGS] = standings
+    told.set(standings)  # each request is a task of its own
     wanted = access(request.match_info.handler)
-    skipped = wanted.blind or (wanted.anonymous and "Authorization" not in request.headers)
-    try:
-        if request.match_info.http_exception is None and not skipped:
-            authenticator = request.app[GATEWAY].authenticator
-            request[PRINCIPAL] = principal = await authenticator.authenticate(_bearer(request))
-            await _authorise(principal, wanted, authenticator)
+    if request.match_info.http_exception is not None or wanted.blind:
         return await handler(request)
+    try:
+        if not wanted.anonymous or "Authorization" in request.headers:
+            request[PRINCIPAL] = await _principal(request)
+    finally:  # who fails to authenticate counts, too
+        passed = await _count(request)
+    if PRINCIPAL in request:
+        await _authorise(request[PRINCIPAL], wanted, request.app[GATEWAY].authenticator)
+    response = await handler(request)
+    if response.status == HTTPStatus.NOT_MODIFIED:
+        await passed.void()
+    return response
+
+
+async def _principal(request: web.Request) -> Principal:
+    try:
+        return await request.app[GATEWAY].authenticator.authenticate(_bearer(request))
     except TokenExpiredError:
         raise _denied(Code.AUTH_EXPIRED, "Authentication token expired", "Get a new token") from None
     except TokenInvalidError:
-        details = "Token is malformed or was not issued for this service"
-        raise _denied(Code.AUTH_INVALID, "Invalid authentication token", details) from None
+        raise _unfit() from None
+
+
+async def _count(request: web.Request) -> Pass:
+    """Raises `ApiError` 429."""
+    gateway, principal = request.app[GATEWAY], request.get(PRINCIPAL)
+    which = Limit.SYSTEM if _route(request).startswith(f"{BASE_PATH}/system/") else Limit.GENERAL
+    address = client_address(request, gateway.settings.gateway.trusted_proxies)
+    return await gateway.limiter.admit(which, principal and principal.user_id, address)
 
 
 async def _authorise(principal: Principal, wanted: Access, authenticator: Authenticator) -> None:
@@ -116,9 +147,14 @@ def _denied(code: Code, message: str, details: str) -> ApiError:
     return ApiError(code, message, details, headers={"WWW-Authenticate": challenge})
 
 
+def _unfit() -> ApiError:
+    details = "Token is malformed or was not issued for this service"
+    return _denied(Code.AUTH_INVALID, "Invalid authentication token", details)
+
+
 def _route(request: web.Request) -> str:
     resource = request.match_info.route.resource
     return UNKNOWN_ROUTE if resource is None else resource.canonical
 
 
-ALL = (identify, measure, answer_errors, authenticate)
+ALL = (identify, measure, answer_errors, admit)

@@ -102,6 +102,8 @@ def s3_bucket(s3: SeaweedFS) -> Iterator[str]:
 
 
 SettingsFactory = Callable[..., Settings]
+LIMITS = ("general", "system", "uploads", "jobs")
+"""Few tests are about them."""
 SERVER_SETTINGS = {
     "rabbitmq": lambda get: {"broker": {"url": get("rabbitmq_vhost")}},
     "postgres": lambda get: {"database": {"url": get("postgres_database")}},
@@ -131,7 +133,7 @@ def t2m_settings(request: pytest.FixtureRequest, tmp_path: Path) -> SettingsFact
     """
 
     def make(*servers: str, **overrides: object) -> Settings:
-        values: dict[str, object] = {"data_dir": tmp_path / "data"}
+        values: dict[str, object] = {"data_dir": tmp_path / "data", "limits": dict.fromkeys(LIMITS, 100_000)}
         for server in servers:
             values |= SERVER_SETTINGS[server](request.getfixturevalue)
         return configuration.load(**values | overrides)

@@ -211,3 +211,21 @@ delivery_attempts = Table(
     Column("response_status", Integer),
     Column("error", Text),
 )
+
+limit_grants = Table(
+    "limit_grants",
+    metadata,
+    Column("user_id", String(255), primary_key=True),
+    Column("name", String(16), primary_key=True, comment="of the limit"),
+    Column("quota", Integer, nullable=False, comment="per hour, instead of the deployment's"),
+)
+
+limit_uses = Table(
+    "limit_uses",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("user_id", String(255), nullable=False),
+    Column("name", String(16), nullable=False, comment="of the limit"),
+    Column("at", UtcDateTime, nullable=False),
+)
+Index("ix_limit_uses_user_id_name_at", limit_uses.c.user_id, limit_uses.c.name, limit_uses.c.at)

@@ -19,6 +19,7 @@ from gateway.database.tables import metadata
 from pipeline.vocabulary import Heartbeat, now
 
 TABLES = {"jobs", "events", "artifacts", "workers", "idempotency_keys"}
+TABLES |= {"limit_grants", "limit_uses"}
 TABLES |= {"webhooks", "webhook_secrets", "deliveries", "delivery_attempts"}
 
 

@@ -153,7 +153,7 @@ from pipeline.bus.factory import open_subscriber
 from pipeline.bus.memory import MemoryBus
 from pipeline.store.factory import open_store
 
-settings, bus = load(data_dir=Path(sys.argv[1]), gateway={"port": 0}), MemoryBus()
+settings, bus = load(data_dir=Path(sys.argv[1]), gateway={"port": 0}, limits={"jobs": 20}), MemoryBus()
 app = create_app(settings, store=open_store(settings), broker=open_broker(settings), catalogue=Catalogue.load(),
                  subscribe=lambda: open_subscriber(settings, memory=bus))
 run(app, settings, lambda url: print(url, flush=True))

@@ -1,0 +1,137 @@
+"""Counts requests of the last hour exactly: in Redis for all gateways together, or in this process's memory."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from gateway.limits.policy import WINDOW
+
+log = structlog.get_logger(__name__)
+
+WINDOW_MS = int(WINDOW.total_seconds() * 1000)
+KEPT = 100_000
+"""Subjects counted in memory; the one longest silent goes first."""
+PAUSE_S = 2.0
+"""Redis is not asked for so long after it failed, so that requests do not wait for it one by one."""
+TIMEOUT_S = 0.5
+
+TAKE = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
+local used, quota, allowed = redis.call('ZCARD', KEYS[1]), tonumber(ARGV[1]), 0
+if used < quota then
+  redis.call('ZADD', KEYS[1], now, ARGV[3])
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  used, allowed = used + 1, 1
+end
+local oldest = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2] or now
+return {allowed, math.max(quota - used, 0), oldest + ARGV[2] - now}
+"""
+"""One script, so that no two gateways count at the same time; by Redis' clock, so that theirs need not agree."""
+
+Taken = tuple[bool, int, float]
+"""Whether one more was let through, how many are left, and the seconds until the oldest counts no more."""
+
+
+class Counter(Protocol):
+    """Counts by subject."""
+
+    async def take(self, subject: str, quota: int, mark: str) -> Taken:
+        """Count one more, called `mark`, unless that would be more than `quota`."""
+
+    async def give_back(self, subject: str, mark: str) -> None:
+        """Count `mark` no longer."""
+
+    async def close(self) -> None:
+        """Release connections."""
+
+
+class MemoryCounter:
+    """Of this process alone."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._taken: OrderedDict[str, dict[str, float]] = OrderedDict()
+
+    async def take(self, subject: str, quota: int, mark: str) -> Taken:
+        """See `Counter.take`."""
+        now, window_s = self._clock(), WINDOW_MS / 1000
+        marks = self._taken.setdefault(subject, {})
+        self._taken.move_to_end(subject)
+        if len(self._taken) > KEPT:
+            self._taken.popitem(last=False)
+        while marks and (first := next(iter(marks))) and marks[first] <= now - window_s:
+            del marks[first]
+        allowed = len(marks) < quota
+        if allowed:
+            marks[mark] = now
+        return allowed, max(quota - len(marks), 0), next(iter(marks.values()), now) + window_s - now
+
+    async def give_back(self, subject: str, mark: str) -> None:
+        """See `Counter.give_back`."""
+        self._taken.get(subject, {}).pop(mark, None)
+
+    async def close(self) -> None:
+        """See `Counter.close`."""
+
+
+class RedisCounter:
+    """Of all gateways; while Redis is away each counts by itself, so that users are still limited and never refused
+    for Redis' sake.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._redis: Redis = Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
+        self._script = self._redis.register_script(TAKE)
+        self._memory = MemoryCounter()
+        self._away_until = float("-inf")
+
+    async def take(self, subject: str, quota: int, mark: str) -> Taken:
+        """See `Counter.take`."""
+        if time.monotonic() >= self._away_until:
+            try:
+                allowed, left, reset_ms = await self._script(keys=[_key(subject)], args=[quota, WINDOW_MS, mark])
+                return bool(allowed), int(left), int(reset_ms) / 1000
+            except (RedisError, OSError) as error:
+                self._mourn(error)
+        return await self._memory.take(subject, quota, mark)
+
+    async def give_back(self, subject: str, mark: str) -> None:
+        """See `Counter.give_back`."""
+        await self._memory.give_back(subject, mark)
+        if time.monotonic() >= self._away_until:
+            try:
+                await self._redis.zrem(_key(subject), mark)
+            except (RedisError, OSError) as error:
+                self._mourn(error)
+
+    async def close(self) -> None:
+        """See `Counter.close`."""
+        await self._redis.aclose()
+
+    def _mourn(self, error: Exception) -> None:
+        log.warning("rate limits are counted per gateway: Redis is away", error=repr(error))
+        self._away_until = time.monotonic() + PAUSE_S
+
+
+def open_counter(redis_url: str) -> Counter:
+    """In Redis if there is a URL."""
+    return RedisCounter(redis_url) if redis_url else MemoryCounter()
+
+
+def new_mark() -> str:
+    """A name for what is counted that nobody else uses."""
+    return uuid.uuid4().hex
+
+
+def _key(subject: str) -> str:
+    return f"t2m:limit:{subject}"

@@ -1,0 +1,117 @@
+"""Holds users to their limits."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections import OrderedDict
+from contextvars import ContextVar
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from config.settings import LimitSettings
+from gateway.database import allowances
+from gateway.database.engine import Database
+from gateway.limits.counters import Counter, new_mark
+from gateway.limits.policy import WINDOW, Limit, Standing, exceeded
+from pipeline.vocabulary import now
+
+GRANTS_KEPT_S = 5.0
+"""A user's own limits for requests hold so long after they were changed at the latest; for jobs and uploads at once."""
+GRANTS_KEPT = 10_000
+
+told: ContextVar[list[Standing] | None] = ContextVar("told", default=None)
+"""Where the request stands with each limit it was counted for; set by the middleware, read for the headers."""
+
+
+class Pass:
+    """A request that was let through; can be taken back when it turns out not to count."""
+
+    def __init__(self, counter: Counter, subject: str, mark: str) -> None:
+        self._counter, self._subject, self._mark = counter, subject, mark
+
+    async def void(self) -> None:
+        """It does not count."""
+        await self._counter.give_back(self._subject, self._mark)
+
+
+class Limiter:
+    """Requests are counted by a counter, jobs and uploads in the transaction that makes them."""
+
+    def __init__(self, settings: LimitSettings, database: Database, counter: Counter) -> None:
+        self._settings, self._database, self._counter = settings, database, counter
+        self._grants: OrderedDict[str, tuple[float, dict[str, int]]] = OrderedDict()
+
+    async def admit(self, limit: Limit, user_id: str | None, address: str) -> Pass:
+        """Count a request of a user, or of an address if nobody knows whose it is. Raises `ApiError` 429."""
+        quota = await self._quota(limit, user_id)
+        subject = f"{limit}:address:{address}" if user_id is None else f"{limit}:user:{user_id}"
+        mark = new_mark()
+        allowed, remaining, reset_s = await self._counter.take(subject, quota, mark)
+        _tell(standing := Standing(limit, quota, remaining, reset_s))
+        if not allowed:
+            raise exceeded(standing)
+        return Pass(self._counter, subject, mark)
+
+    async def foresee(self, limit: Limit, user_id: str) -> None:
+        """Raises `ApiError` 429 if `charge` would, before work is done for nothing."""
+        async with self._database.read() as connection:
+            standing = await self._standing(connection, limit, user_id, now())
+        if standing.remaining == 0:
+            _tell(standing)
+            raise exceeded(standing)
+
+    async def charge(self, connection: AsyncConnection, limit: Limit, user_id: str) -> None:
+        """Count a job or an upload in the write transaction `connection` that makes it, so both stand or fall together.
+
+        Raises:
+            ApiError: 429; the transaction is to be rolled back.
+        """
+        await self._database.lock(connection, zlib.crc32(f"{limit}:{user_id}".encode()) >> 1)
+        at = now()
+        await allowances.forget(connection, user_id, limit, at - WINDOW)
+        standing = await self._standing(connection, limit, user_id, at)
+        if standing.remaining == 0:
+            _tell(standing)
+            raise exceeded(standing)
+        await allowances.use(connection, user_id, limit, at)
+        _tell(replace(standing, remaining=standing.remaining - 1))
+
+    async def close(self) -> None:
+        """Release the counter's connections."""
+        await self._counter.close()
+
+    async def _quota(self, limit: Limit, user_id: str | None) -> int:
+        """While the database is away, what was known last holds, or the deployment's limit."""
+        if user_id is None:
+            return self._default(limit)
+        read_at, grants = self._grants.get(user_id, (float("-inf"), {}))
+        if time.monotonic() - read_at > GRANTS_KEPT_S:
+            try:
+                async with self._database.read() as connection:
+                    grants = await allowances.granted(connection, user_id)
+            except (SQLAlchemyError, OSError):
+                pass
+            self._grants[user_id] = time.monotonic(), grants
+            self._grants.move_to_end(user_id)
+            if len(self._grants) > GRANTS_KEPT:
+                self._grants.popitem(last=False)
+        return grants.get(limit, self._default(limit))
+
+    async def _standing(self, connection: AsyncConnection, limit: Limit, user_id: str, at: datetime) -> Standing:
+        quota = (await allowances.granted(connection, user_id)).get(limit, self._default(limit))
+        used, first = await allowances.used(connection, user_id, limit, at - WINDOW)
+        reset_s = max(((first or at) + WINDOW - at) / timedelta(seconds=1), 0.0)
+        return Standing(limit, quota, max(quota - used, 0), reset_s)
+
+    def _default(self, limit: Limit) -> int:
+        return int(getattr(self._settings, limit))
+
+
+def _tell(standing: Standing) -> None:
+    standings = told.get()
+    if standings is not None:
+        standings.append(standing)

@@ -1,0 +1,54 @@
+"""The limits on the real servers: exact over two gateways, through an outage of Redis."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from config.settings import LimitSettings, Settings
+from tests.services import Redis
+from tests.unit.gateway.fixtures import OpenWorld, broker, bus, open_world, settings, store
+from tests.unit.gateway.support import API, World
+from tests.unit.gateway.test_limits import BODY
+
+__all__ = ["broker", "bus", "open_world", "settings", "store"]
+
+
+@pytest.fixture
+def servers() -> tuple[str, ...]:
+    return ("postgres", "redis")
+
+
+@pytest.fixture
+async def worlds(open_world: OpenWorld, settings: Settings) -> list[World]:
+    few = settings.model_copy(update={"limits": LimitSettings(general=30, jobs=5)})
+    return [await open_world(few) for _ in range(2)]
+
+
+async def statuses(worlds: list[World], method: str, path: str, count: int) -> list[int]:
+    async def ask(number: int) -> int:
+        world = worlds[number % len(worlds)]
+        body = BODY if method == "POST" else None
+        async with world.client.request(method, API + path, json=body, headers=world.headers()) as response:
+            return response.status
+
+    return sorted(await asyncio.gather(*(ask(number) for number in range(count))))
+
+
+async def test_two_gateways_and_fifty_clients_never_exceed_the_limits(worlds: list[World], redis_server: Redis) -> None:
+    assert await statuses(worlds, "GET", "/jobs", 50) == [200] * 30 + [429] * 20
+    redis_server.flush()
+    assert await statuses(worlds, "POST", "/videos/generate", 25) == [202] * 5 + [429] * 20
+
+
+async def test_without_redis_each_gateway_counts_by_itself_and_jobs_stay_exact(
+    worlds: list[World], redis_server: Redis
+) -> None:
+    assert await statuses(worlds, "POST", "/videos/generate", 4) == [202] * 4
+    redis_server.stop()
+    try:
+        assert await statuses(worlds, "POST", "/videos/generate", 10) == [202] + [429] * 9
+        assert await statuses(worlds[:1], "GET", "/jobs", 30) == [200] * 25 + [429] * 5
+    finally:
+        redis_server.start()
