@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conformance import document
+from tests.conformance.test_endpoints import differences
 from tests.e2e.commands import T2M, environment, t2m
 from tests.e2e.media import boxes, frame_times, sha256, stream_hash
 
@@ -52,6 +54,12 @@ def test_the_folder_holds_what_was_promised_and_nothing_else(run: Run) -> None:
     }  # fmt: skip
     assert str(run.out / "1080p.mp4") in run.stdout.splitlines()
     assert str(run.out / "hls" / "master.m3u8") in run.stdout.splitlines()
+
+
+def test_metadata_has_every_field_of_the_document(run: Run) -> None:
+    (example,) = next(one.answers for one in document.endpoints() if one.path == "/videos/{job_id}/metadata")
+    made = json.loads((run.out / "metadata.json").read_text())
+    assert differences(example["data"], made, {"audio"}) == [], "audio may be null: the video has none"
 
 
 def test_progress_goes_through_all_stages_with_an_eta(run: Run) -> None:

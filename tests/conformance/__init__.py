@@ -1,0 +1,1 @@
+"""The API document, letter for letter in `document.txt`, held against a running gateway."""
