@@ -77,7 +77,7 @@ async def test_nothing_is_missing_that_is_not_said_to_be(scene: Scene) -> None:
     assert missing <= NOT_YET
 
 
-@pytest.mark.parametrize("name", [name for name in ENDPOINTS if name != "GET /auth/status"])
+@pytest.mark.parametrize("name", ENDPOINTS)
 async def test_the_answer_has_all_that_the_document_shows(scene: Scene, name: str) -> None:
     await check(scene, name)
 
@@ -99,7 +99,7 @@ async def check(scene: Scene, name: str) -> None:
         assert isinstance(body["data"], dict)
     if name in LISTS:
         assert set(body["data"]["pagination"]) == PAGINATION
-    for example in endpoint.answers if name not in STAND_IN else []:
+    for example in endpoint.answers[:1] if name not in STAND_IN else []:  # of two, the one with a token
         documented, here = PROVIDER.get(name, ("", ""))
         example = {here if key == documented else key: value for key, value in example.items()}
         assert differences(example, body, MAY_BE_NULL.get(name, set())) == [], name

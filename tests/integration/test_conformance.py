@@ -1,4 +1,4 @@
-"""The API document held against a gateway on PostgreSQL, RabbitMQ and S3: all of it on one gateway, one after the other."""
+"""The API document held against one gateway on PostgreSQL, RabbitMQ, Redis and S3."""
 
 from __future__ import annotations
 
