@@ -70,23 +70,28 @@ class Scene:
     async def _job(self, endpoint: Endpoint) -> str:
         if endpoint.path.endswith("/cancel"):
             return await self.world.generate()
-        if endpoint.method == "DELETE" or "job" not in self.made:
+        if endpoint.method == "DELETE":
+            return await self.world.completed()
+        if "job" not in self.made:
             self.made["job"] = await self.world.completed()
         return self.made["job"]
 
     async def _file(self, endpoint: Endpoint) -> str:
         kind = "image" if endpoint.path.endswith("thumbnail") else "document"
-        if endpoint.method == "DELETE" or kind not in self.made:
-            response = await self.upload(kind)
-            assert response.status < HTTPStatus.MULTIPLE_CHOICES, await response.text()
-            self.made[kind] = (await response.json())["data"]["id"]
+        if endpoint.method == "DELETE":
+            return await self.upload(kind)
+        if kind not in self.made:
+            self.made[kind] = await self.upload(kind)
         return self.made[kind]
 
-    async def upload(self, kind: str) -> ClientResponse:
+    async def upload(self, kind: str) -> str:
+        """Upload a file; returns its id."""
         form = FormData({"file_type": kind, "subdirectory": "uploads/2024", "description": "Important document"})
         content, name, media_type = FILES[kind]
         form.add_field("file", content, filename=name, content_type=media_type)
-        return await self.world.client.post(f"{BASE_PATH}/files/upload", data=form, headers=self.headers())
+        response = await self.world.client.post(f"{BASE_PATH}/files/upload", data=form, headers=self.headers())
+        assert response.status < HTTPStatus.MULTIPLE_CHOICES, await response.text()
+        return str((await response.json())["data"]["id"])
 
     async def _signed(self) -> tuple[str, Mapping[str, str]]:
         """Path and query of a signed URL, as the gateway gives it out."""
