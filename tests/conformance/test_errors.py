@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 
 import pytest
 from aiohttp import ClientResponse
 
+from config.settings import Settings
 from gateway import health
 from pipeline.errors import StoreError
 from tests.conformance import document
+from tests.unit.gateway.fixtures import OpenWorld
 from tests.unit.gateway.support import API, World
 from tests.unit.gateway.test_api import error
 
@@ -65,16 +68,25 @@ CAUSES: dict[str, Cause] = {
     "SERVER_ERROR": a_bug,
     "SERVICE_UNAVAILABLE": lost_store,
 }
-ELSEWHERE = {"RATE_LIMIT_EXCEEDED"}
-"""Needs a deployment with low limits."""
 
 
 def test_every_code_has_a_cause() -> None:
-    assert set(document.error_codes()) == CAUSES.keys() | ELSEWHERE
+    assert set(document.error_codes()) == {*CAUSES, "RATE_LIMIT_EXCEEDED"}
+
+
+async def test_the_rate_limit_is_said_as_the_document_says_it(open_world: OpenWorld, settings: Settings) -> None:
+    world = await open_world(settings.model_copy(update={"limits": settings.limits.model_copy(update={"jobs": 1})}))
+    await world.generate()
+    response = await world.client.post(f"{API}/videos/generate", json={"prompt": "p"}, headers=world.headers())
+    told = await error(response, 429, "RATE_LIMIT_EXCEEDED")
+    example = document.error_answers()[3]["error"]
+    assert told["message"] == example["message"]
+    begin, _, end = re.escape(example["details"]).partition("100\\ uploads")
+    assert re.fullmatch(begin + r"1 jobs?" + end.replace("45\\ minutes", r"\d+ (minutes?|seconds?)"), told["details"])
 
 
 @pytest.mark.parametrize("code", CAUSES)
-async def test_a_code_comes_with_its_status(open_world: Callable[[], Awaitable[World]], code: str) -> None:
+async def test_a_code_comes_with_its_status(open_world: OpenWorld, code: str) -> None:
     world = await open_world()
     database = world.gateway.database
     try:
