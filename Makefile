@@ -87,7 +87,7 @@ lock: ## Resolve all dependencies anew and write the lock files with hashes
 	sed -i '/^# WARNING: /,$$d' requirements.lock deploy/worker.lock deploy/gateway.lock # torch is left out on purpose
 
 bench: install servers ## Ratios against baselines run side by side
-	@for script in job chain encode memory; do echo "== $$script"; $(BIN)/python -m benchmarks.$$script; done
+	@for script in job chain encode memory gateway; do echo "== $$script"; $(BIN)/python -m benchmarks.$$script; done
 
 mutants: install servers ## Seed ten one-line bugs in the stages; every one must be caught
 	$(BIN)/python -m tests.mutations

@@ -133,7 +133,9 @@ def silence() -> None:
 def serving(target: Callable[..., None], settings: Settings, *more: Any) -> Iterator[int]:
     """The port of a server in a process of its own."""
     port = free_port()
-    settings = settings.model_copy(update={"gateway": settings.gateway.model_copy(update={"port": port})})
+    unlimited = settings.limits.model_copy(update=dict.fromkeys(("general", "system", "uploads", "jobs"), 10**6))
+    there = settings.gateway.model_copy(update={"port": port})
+    settings = settings.model_copy(update={"gateway": there, "limits": unlimited})
     process = multiprocessing.get_context("spawn").Process(target=target, args=(settings, *more), daemon=True)
     process.start()
     asyncio.run(answering(port))
@@ -154,17 +156,17 @@ async def answering(port: int) -> None:
                 await asyncio.sleep(0.1)
 
 
-async def per_second(
-    port: int, token: str, count: int, clients: int, ask: Callable[[Client], Awaitable[Answer]]
-) -> float:
+async def per_second(port: int, tokens: Sequence[str], count: int, ask: Callable[[Client], Awaitable[Answer]]) -> float:
+    """Answers per second to one client for each token."""
+
     async def some(client: Client) -> None:
         async with client:
-            for _ in range(count // clients):
+            for _ in range(count // len(tokens)):
                 answer = await ask(client)
                 assert answer.status < 300, answer
 
     began = time.perf_counter()
-    await asyncio.gather(*(some(Client(port, token)) for _ in range(clients)))
+    await asyncio.gather(*(some(Client(port, token)) for token in tokens))
     return count / (time.perf_counter() - began)
 
 
@@ -192,7 +194,7 @@ def details(settings: Settings, target: Callable[..., None], least: float) -> di
         with serving(serve_bare, settings, body) as bare:
             for _ in range(ROUNDS):
                 for name, port in (("gateway", ours), ("bare", bare)):
-                    ask = per_second(port, token, REQUESTS, CONNECTIONS, lambda c: c.ask("GET", f"/jobs/{job_id}"))
+                    ask = per_second(port, [token] * CONNECTIONS, REQUESTS, lambda c: c.ask("GET", f"/jobs/{job_id}"))
                     rates[name].append(asyncio.run(ask))
     ratio = statistics.median(one / other for one, other in zip(rates["gateway"], rates["bare"], strict=True))
     found = {f"{name}_per_s": round(statistics.median(each)) for name, each in rates.items()}
@@ -237,11 +239,12 @@ async def relayed(dsn: str, began: float) -> float:
 
 
 def submits(settings: Settings) -> dict[str, Any]:
-    token = LocalAuthenticator.open(settings).issue("bench")
+    issuer = LocalAuthenticator.open(settings)
+    tokens = [issuer.issue(f"user {n}") for n in range(SUBMITTERS)]  # one user's jobs are counted one after the other
     dsn = settings.database_url.replace("+asyncpg", "")
     roomy = settings.gateway.model_copy(update={"max_in_flight_per_worker": 10**6})
     with serving(serve_gateway, settings.model_copy(update={"gateway": roomy})) as port:
-        accepted_per_s = asyncio.run(per_second(port, token, SUBMITS, SUBMITTERS, submit))
+        accepted_per_s = asyncio.run(per_second(port, tokens, SUBMITS, submit))
         publisher = open_publisher(settings)
         began = time.perf_counter()
         publisher.publish(Heartbeat(worker_id="bench", host="bench", queues=("render.tiny",), at=now()))

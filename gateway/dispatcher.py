@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
@@ -27,6 +28,8 @@ log = structlog.get_logger(__name__)
 LOCK = 2
 POLL_S = 1.0
 """Other gateways accept jobs too, and workers come and go."""
+NOTED_TOGETHER = 25
+"""Jobs whose sending is noted in one transaction: as many may be sent twice when a dispatcher dies in between."""
 BEATS_MISSED = 3
 """A worker that missed so many heartbeats is not counted on."""
 
@@ -77,12 +80,11 @@ class Dispatcher:
         claimed = await self._claim()
         sent = 0
         try:
-            for job in claimed:
-                await self._send(job)
-                sent += 1
+            for start in range(0, len(claimed), NOTED_TOGETHER):
+                sent += await self._send(claimed[start : start + NOTED_TOGETHER])
         finally:
             if sent < len(claimed):
-                await self._release(claimed[sent:])
+                await self._release(claimed)
         return sent
 
     async def _claim(self) -> list[Claimed]:
@@ -107,20 +109,33 @@ class Dispatcher:
         consumers = await workers.live(connection, since)
         return Counter({entry.name: each * consumers[entry.queue] for entry in self._catalogue})
 
-    async def _send(self, job: Claimed) -> None:
-        model = job.request.model
-        message = first_message(job.request, job.epoch)
+    async def _send(self, claimed: Sequence[Claimed]) -> int:
+        """Send these, note in one transaction what was confirmed; returns how many. Raises `BrokerError` if not all."""
         loop = asyncio.get_running_loop()
-        try:
-            await loop.run_in_executor(self._thread, send, self._broker, message, model)
-        except BrokerError:
-            self._metrics.sends.labels(model, "failed").inc()
-            raise
+        confirmed, error = await loop.run_in_executor(self._thread, self._send_each, claimed)
         async with self._database.write() as connection:
-            await jobs.mark_dispatched(connection, job.request.job_id)
-        self._metrics.sends.labels(model, "confirmed").inc()
-        log.info("job dispatched", job_id=job.request.job_id, trace_id=job.request.trace_id, epoch=job.epoch)
+            await jobs.mark_dispatched(connection, [job.request.job_id for job in confirmed])
+        for job in confirmed:
+            request = job.request
+            self._metrics.sends.labels(request.model, "confirmed").inc()
+            log.info("job dispatched", job_id=request.job_id, trace_id=request.trace_id, epoch=job.epoch)
+        if error is not None:
+            self._metrics.sends.labels(claimed[len(confirmed)].request.model, "failed").inc()
+            raise error
+        return len(confirmed)
+
+    def _send_each(self, claimed: Sequence[Claimed]) -> tuple[list[Claimed], BrokerError | None]:
+        """Those that were sent before the first that could not be, and why not."""
+        confirmed: list[Claimed] = []
+        for job in claimed:
+            try:
+                send(self._broker, first_message(job.request, job.epoch), job.request.model)
+            except BrokerError as error:
+                return confirmed, error
+            confirmed.append(job)
+        return confirmed, None
 
     async def _release(self, claimed: list[Claimed]) -> None:
+        """Let those wait again that were not sent."""
         async with self._database.write() as connection:
             await jobs.release(connection, [job.request.job_id for job in claimed])

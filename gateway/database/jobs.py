@@ -262,9 +262,9 @@ def turns(model: str, at: datetime) -> Any:  # noqa: ANN401 - a subquery
     )
 
 
-async def mark_dispatched(connection: AsyncConnection, job_id: str) -> None:
-    """The broker has confirmed the job's message."""
-    await connection.execute(update(jobs).where(jobs.c.id == job_id).values(dispatched_at=now()))
+async def mark_dispatched(connection: AsyncConnection, job_ids: Collection[str]) -> None:
+    """The broker has confirmed the messages of these jobs."""
+    await connection.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(dispatched_at=now()))
 
 
 async def release(connection: AsyncConnection, job_ids: Collection[str]) -> None:
