@@ -213,6 +213,8 @@ class GatewaySettings(Section):
         "projector",
         "webhooks",
     )
+    cors_origins: tuple[str, ...] = ()
+    """Origins (`https://app.example.com`) whose pages may call the API from a browser; "*" for all."""
     retention_days: Annotated[float, Field(gt=0)] | None = None
     """Jobs and their videos are removed so long after their end; None keeps them until they are deleted."""
     stream_token_s: Annotated[float, Field(gt=0)] = 24 * 3600.0

@@ -11,9 +11,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from config.catalogue import Catalogue
 from config.settings import Settings
-from gateway import health, housekeeping, middleware
+from gateway import cors, health, housekeeping, middleware
 from gateway.auth.factory import open_authenticator
 from gateway.auth.local import deployment_key
+from gateway.cache import Cache
 from gateway.context import GATEWAY, Gateway
 from gateway.database import migrate
 from gateway.database.engine import Database
@@ -31,7 +32,7 @@ from gateway.news import News
 from gateway.outlook import Outlook
 from gateway.projector import Projector
 from gateway.roles import Role, Roles
-from gateway.routes import auth, jobs, models, system, videos, webhooks
+from gateway.routes import auth, cache, jobs, models, system, videos, webhooks
 from gateway.signing import Signer
 from gateway.validation import MAX_BODY
 from gateway.webhooks.announcer import Announcer
@@ -57,7 +58,7 @@ def create_app(
         subscribe: opens a durable subscription to the events. The projector opens a new one after a failure.
     """
     app = web.Application(middlewares=middleware.ALL, client_max_size=MAX_BODY)
-    app.on_response_prepare.append(middleware.add_headers)
+    app.on_response_prepare.extend([middleware.add_headers, cors.add_headers])
     _add_routes(app, api="api" in settings.gateway.roles)
 
     async def life(app: web.Application) -> AsyncIterator[None]:
@@ -71,6 +72,7 @@ def create_app(
         await gateway.media.close()
         await gateway.authenticator.close()
         await gateway.limiter.close()
+        await gateway.cache.close()
         await gateway.database.close()
 
     async def dismiss(app: web.Application) -> None:
@@ -84,7 +86,7 @@ def create_app(
 def _add_routes(app: web.Application, *, api: bool) -> None:
     """Health and metrics are there in every role; the rest only where this process answers clients."""
     app.router.add_get("/metrics", system.metrics)
-    sections = (system, auth, jobs, videos, models, webhooks) if api else (system,)
+    sections = (system, cache, auth, jobs, videos, models, webhooks) if api else (system,)
     for table in (section.routes for section in sections):
         for route in table:
             if isinstance(route, web.RouteDef):
@@ -95,6 +97,7 @@ async def _open(
     settings: Settings, store: ObjectStore, catalogue: Catalogue, subscribe: Callable[[], EventSubscriber]
 ) -> Gateway:
     database, metrics = await _migrated(settings), Metrics()
+    redis = settings.redis.url.get_secret_value()
     news, feeds = News(database), Feeds(database)
     news.subscribe(feeds.tell)
     return Gateway(
@@ -107,7 +110,8 @@ async def _open(
         media=Media(store),
         guard=Guard(settings.webhooks),
         health=health.Health(health.checks(database, store, settings.broker.url.get_secret_value())),
-        limiter=Limiter(settings.limits, database, open_counter(settings.redis.url.get_secret_value())),
+        limiter=Limiter(settings.limits, database, open_counter(redis)),
+        cache=Cache(redis),
         ledger=Ledger(database, news, metrics, Announcer(settings)),
         news=news,
         feeds=feeds,
@@ -137,6 +141,7 @@ def _roles(gateway: Gateway, broker: dramatiq.Broker, subscribe: Callable[[], Ev
     roles: dict[str, Role] = {}  # the projector first, so that no event of a job it dispatches goes past it
     if "api" in settings.gateway.roles:
         roles["feeds"] = gateway.feeds.run
+        roles["pulse"] = gateway.machine.pulse
     if {"api", "webhooks"} & set(settings.gateway.roles):
         roles["news"] = gateway.news.listen
     if "projector" in settings.gateway.roles:

@@ -10,6 +10,7 @@ from aiohttp import web
 from config.catalogue import Catalogue
 from config.settings import Settings
 from gateway.auth.base import Authenticator, Principal
+from gateway.cache import Cache
 from gateway.database.engine import Database
 from gateway.feeds import Feeds
 from gateway.health import Health
@@ -17,10 +18,12 @@ from gateway.hls import StreamTokens
 from gateway.ledger import Ledger
 from gateway.limits.limiter import Limiter
 from gateway.limits.policy import Standing
+from gateway.machine import Machine
 from gateway.media import Media
 from gateway.metrics import Metrics
 from gateway.news import News
 from gateway.outlook import Outlook
+from gateway.traffic import Traffic
 from gateway.webhooks.guard import Guard
 from pipeline.bus.base import EventSubscriber
 from pipeline.jobs import Jobs
@@ -46,6 +49,7 @@ class Gateway:
     media: Media
     health: Health
     limiter: Limiter
+    cache: Cache
     ledger: Ledger
     news: News
     feeds: Feeds
@@ -54,6 +58,8 @@ class Gateway:
     stream_tokens: StreamTokens
     control: EventSubscriber
     guard: Guard
+    machine: Machine = field(default_factory=Machine)
+    traffic: Traffic = field(default_factory=Traffic)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     due: asyncio.Event = field(default_factory=asyncio.Event)
 

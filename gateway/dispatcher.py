@@ -139,3 +139,8 @@ class Dispatcher:
         """Let those wait again that were not sent."""
         async with self._database.write() as connection:
             await jobs.release(connection, [job.request.job_id for job in claimed])
+
+
+def alive(settings: Settings) -> timedelta:
+    """How long ago a worker may have been heard of last to count as living."""
+    return timedelta(seconds=BEATS_MISSED * settings.worker.heartbeat_s)

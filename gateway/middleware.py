@@ -13,7 +13,9 @@ from aiohttp.typedefs import Handler
 
 from gateway.access import Access, access
 from gateway.auth.base import Authenticator, Principal, TokenExpiredError, TokenInvalidError
+from gateway.compression import compress
 from gateway.context import GATEWAY, PRINCIPAL, REQUEST_ID, STANDINGS
+from gateway.cors import preflight
 from gateway.envelope import failure
 from gateway.errors import ApiError, Code, forbidden, translate
 from gateway.limits import policy
@@ -48,8 +50,14 @@ async def add_headers(request: web.BaseRequest, response: web.StreamResponse) ->
 async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Count, time and log the answer, by the template of its route."""
     began = time.perf_counter()
-    response = await handler(request)
+    traffic = request.app[GATEWAY].traffic
+    traffic.under_way += 1
+    try:
+        response = await handler(request)
+    finally:
+        traffic.under_way -= 1
     seconds = time.perf_counter() - began
+    traffic.add(response.status, seconds)
     route, metrics = _route(request), request.app[GATEWAY].metrics
     method = request.method if route != UNKNOWN_ROUTE else "any"
     metrics.requests.labels(method, route, response.status).inc()
@@ -157,4 +165,4 @@ def _route(request: web.Request) -> str:
     return UNKNOWN_ROUTE if resource is None else resource.canonical
 
 
-ALL = (identify, measure, answer_errors, admit)
+ALL = (identify, measure, compress, answer_errors, preflight, admit)

@@ -32,3 +32,11 @@ async def live(connection: AsyncConnection, since: datetime) -> Counter[str]:
     alive = (workers.c.seen_at >= since) & workers.c.stopping.is_(False)
     rows = await connection.execute(select(workers.c.queues).where(alive))
     return Counter(queue for queues in rows.scalars() for queue in queues)
+
+
+async def beats(connection: AsyncConnection, since: datetime) -> list[Heartbeat]:
+    """The last heartbeat of every worker heard of since then."""
+    rows = await connection.execute(
+        select(workers.c.heartbeat).where(workers.c.seen_at >= since).order_by(workers.c.id)
+    )
+    return [Heartbeat.model_validate(beat) for beat in rows.scalars()]

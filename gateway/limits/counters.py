@@ -8,19 +8,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
-import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.limits.policy import WINDOW
-
-log = structlog.get_logger(__name__)
+from gateway.outage import Outage
 
 WINDOW_MS = int(WINDOW.total_seconds() * 1000)
 KEPT = 100_000
 """Subjects counted in memory; the one longest silent goes first."""
-PAUSE_S = 2.0
-"""Redis is not asked for so long after it failed, so that requests do not wait for it one by one."""
 TIMEOUT_S = 0.5
 
 TAKE = """
@@ -93,34 +89,30 @@ class RedisCounter:
         self._redis: Redis = Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
         self._script = self._redis.register_script(TAKE)
         self._memory = MemoryCounter()
-        self._away_until = float("-inf")
+        self._outage = Outage("rate limits are counted per gateway: Redis is away")
 
     async def take(self, subject: str, quota: int, mark: str) -> Taken:
         """See `Counter.take`."""
-        if time.monotonic() >= self._away_until:
+        if self._outage.over:
             try:
                 allowed, left, reset_ms = await self._script(keys=[_key(subject)], args=[quota, WINDOW_MS, mark])
                 return bool(allowed), int(left), int(reset_ms) / 1000
             except (RedisError, OSError) as error:
-                self._mourn(error)
+                self._outage.begin(error)
         return await self._memory.take(subject, quota, mark)
 
     async def give_back(self, subject: str, mark: str) -> None:
         """See `Counter.give_back`."""
         await self._memory.give_back(subject, mark)
-        if time.monotonic() >= self._away_until:
+        if self._outage.over:
             try:
                 await self._redis.zrem(_key(subject), mark)
             except (RedisError, OSError) as error:
-                self._mourn(error)
+                self._outage.begin(error)
 
     async def close(self) -> None:
         """See `Counter.close`."""
         await self._redis.aclose()
-
-    def _mourn(self, error: Exception) -> None:
-        log.warning("rate limits are counted per gateway: Redis is away", error=repr(error))
-        self._away_until = time.monotonic() + PAUSE_S
 
 
 def open_counter(redis_url: str) -> Counter:

@@ -54,9 +54,14 @@ async def owned(request: web.Request) -> Job:
 
 
 async def files(request: web.Request, job: Job) -> dict[str, ArtifactRef]:
-    """What a completed job published, by name."""
-    async with request.app[GATEWAY].database.read() as connection:
-        return await artifacts.of_job(connection, job.id)
+    """What a completed job published, by name; that never changes, so it may come from the cache."""
+    gateway, user_id = request.app[GATEWAY], job.request.user_id
+    published = await gateway.cache.files(user_id, job.id)
+    if published is None:
+        async with gateway.database.read() as connection:
+            published = await artifacts.of_job(connection, job.id)
+        await gateway.cache.keep_files(user_id, job.id, published)
+    return published
 
 
 @routes.get("/jobs")
