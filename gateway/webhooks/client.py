@@ -9,6 +9,7 @@ from http import HTTPStatus
 from types import TracebackType
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
 
 from gateway.webhooks.guard import Guard, RefusedAddressError
 
@@ -42,11 +43,13 @@ class Client:
     def __init__(self, guard: Guard, timeout_s: float) -> None:
         self._guard, self._timeout_s = guard, timeout_s
         self._session: aiohttp.ClientSession
+        self._resolver: AbstractResolver
 
     async def __aenter__(self) -> Client:
+        self._resolver = self._guard.resolver()
         connector = aiohttp.TCPConnector(
             limit=0,  # the sender bounds what is under way
-            resolver=self._guard.resolver(),
+            resolver=self._resolver,
             use_dns_cache=False,
             socket_factory=self._guard.open,
         )
@@ -63,6 +66,7 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._session.close()
+        await self._resolver.close()
 
     async def post(self, url: str, body: bytes, headers: dict[str, str]) -> Answer:
         """Send a message. Never raises for what a receiver, its name or its address does."""
