@@ -27,7 +27,7 @@ APT_COMMANDS := rabbitmq-server redis-server psql ffmpeg promtool node curl
 LOCK := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-annotate \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-allow-unsafe --unsafe-package torch
 
-.PHONY: help install demo test test-long lint lock bench mutants train-tiny eval-tiny serve servers clean
+.PHONY: help install demo test test-long lint lock audit bench mutants train-tiny eval-tiny serve servers clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,10 @@ lock: ## Resolve all dependencies anew and write the lock files with hashes
 	$(LOCK) --extra worker --constraint requirements.lock --output-file deploy/worker.lock pyproject.toml
 	$(LOCK) --constraint requirements.lock --output-file deploy/gateway.lock pyproject.toml
 	sed -i '/^# WARNING: /,$$d' requirements.lock deploy/worker.lock deploy/gateway.lock # torch is left out on purpose
+
+audit: install ## Look the locked packages up in PyPI's list of known vulnerabilities (needs the network)
+	$(BIN)/pip-audit --strict --progress-spinner off --disable-pip --require-hashes \
+		--requirement requirements.lock --requirement deploy/worker.lock --requirement deploy/gateway.lock
 
 bench: install servers ## Ratios against baselines run side by side
 	@for script in job chain encode memory gateway; do echo "== $$script"; $(BIN)/python -m benchmarks.$$script; done

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import cashews
+from cashews.exceptions import CacheBackendInteractionError
 from redis.exceptions import RedisError
 
 from gateway.outage import Outage
@@ -24,7 +25,7 @@ KEPT_S = 3600
 SIZE = 10_000
 """Entries in memory; the oldest go first. Redis has its own bound (`maxmemory`)."""
 TIMEOUT_S = 0.5
-AWAY = (RedisError, OSError)
+AWAY = (CacheBackendInteractionError, RedisError, OSError)
 
 
 class Cache:
@@ -58,7 +59,7 @@ class Cache:
         """Remove a user's entries, or those whose key matches, or all; returns how many.
 
         Raises:
-            RedisError, OSError: Redis is away.
+            one of `AWAY`: Redis is away.
         """
         own = "" if user_id is None else f"user:{user_id}:"
         chosen = [key for key in await self.keys() if key.startswith(own) and fnmatchcase(key, pattern or "*")]
