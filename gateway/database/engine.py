@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, event, make_url, text
-from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.exc import DataError, DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 BUSY_TIMEOUT_MS = 10_000
 """How long a writer waits for SQLite's one write lock; a transaction takes milliseconds."""
 CONNECTIONS = 10
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_S = 30
+IDLE_S = 5.0
+"""A connection used within this time is taken to live; one that does not costs one answer 503."""
+USED_AT = "t2m_used_at"
 WRITE = "t2m_write"
 
 
@@ -113,7 +118,26 @@ def _engine(url: str) -> AsyncEngine:
     if make_url(url).get_backend_name() == "sqlite":
         return _sqlite(url)
     arguments = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": STATEMENT_TIMEOUT_S}
-    return create_async_engine(url, pool_size=CONNECTIONS, pool_pre_ping=True, connect_args=arguments)
+    engine = create_async_engine(url, pool_size=CONNECTIONS, connect_args=arguments)
+    event.listen(engine.sync_engine, "checkin", _note_use)
+    event.listen(engine.sync_engine, "checkout", _check_idle)
+    return engine
+
+
+def _note_use(_connection: object, record: ConnectionPoolEntry) -> None:
+    record.info[USED_AT] = time.monotonic()
+
+
+def _check_idle(connection: Any, record: ConnectionPoolEntry, _: object) -> None:  # noqa: ANN401 - any DBAPI connection
+    """Ask a connection that was idle for long whether it lives; asking each time costs three round trips."""
+    if time.monotonic() - record.info.get(USED_AT, float("inf")) < IDLE_S:
+        return
+    try:
+        alive = PGDialect_asyncpg().do_ping(connection)  # type: ignore[no-untyped-call]
+    except Exception as error:  # however it fails, it is of no use
+        raise DisconnectionError from error
+    if not alive:
+        raise DisconnectionError
 
 
 def _sqlite(url: str) -> AsyncEngine:

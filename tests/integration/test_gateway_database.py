@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncpg
 import pytest
+from sqlalchemy.exc import DBAPIError
 
+from config.settings import Settings
+from gateway.database import engine
+from gateway.database.engine import Database
+from gateway.errors import translate
 from tests.unit.gateway.fixtures import settings, store
 from tests.unit.gateway.test_database import (
     database,
@@ -31,3 +37,32 @@ __all__ = [
 @pytest.fixture
 def servers() -> tuple[str, ...]:
     return ("postgres",)
+
+
+async def end_connections(dsn: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    mine = "pid <> pg_backend_pid() AND datname = current_database()"
+    await connection.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {mine}")
+    await connection.close()
+
+
+async def test_an_idle_connection_that_was_lost_is_noticed_before_it_is_used(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await database.ping()
+    await end_connections(settings.database_url.replace("+asyncpg", ""))
+    monkeypatch.setattr(engine, "IDLE_S", 0)
+    await database.ping()
+
+
+async def test_a_connection_that_was_lost_under_load_costs_one_unavailable_answer(
+    database: Database, settings: Settings
+) -> None:
+    await database.ping()
+    await end_connections(settings.database_url.replace("+asyncpg", ""))
+    with pytest.raises(DBAPIError) as lost:
+        await database.ping()
+    told = translate(lost.value)
+    assert told is not None
+    assert told.status == 503
+    await database.ping()
