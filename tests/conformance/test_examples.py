@@ -23,7 +23,7 @@ SHIM = """
 const fileInput = { files: [new File([require("node:fs").readFileSync("example.txt")], "example.txt")] };
 """
 """Stands for the `<input type="file">` of a page."""
-NOT_YET = ("/files", "/system/")
+NOT_YET = ("/files",)
 """What an example may call that is not there; it is then left out. To be empty at the end."""
 
 CURL = dict(enumerate(document.curl_examples(), 1))
