@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 PYTEST := $(BIN)/python -m pytest
+# Whole files in the order of their names.
+SIDE_BY_SIDE := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # What `make demo` renders.
 PROMPT ?= A beautiful sunset over mountains
@@ -21,13 +23,13 @@ DATA ?= data
 PORT ?= 8080
 
 # The tests start these servers and tools for themselves, on private ports.
-APT_PACKAGES := rabbitmq-server redis-server postgresql ffmpeg prometheus nodejs curl
-APT_COMMANDS := rabbitmq-server redis-server psql ffmpeg promtool node curl
+APT_PACKAGES := rabbitmq-server redis-server postgresql ffmpeg prometheus nodejs curl tcc iproute2
+APT_COMMANDS := rabbitmq-server redis-server psql ffmpeg promtool node curl tcc ip
 
 LOCK := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-annotate \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-allow-unsafe --unsafe-package torch
 
-.PHONY: help install demo test test-long lint lock audit bench mutants train-tiny eval-tiny serve servers clean
+.PHONY: help install demo test test-long chaos lint lock audit bench mutants train-tiny eval-tiny serve servers clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,12 +37,12 @@ help: ## Show this help
 install: $(STAMP) ## Make .venv and install the locked dependencies and the t2m command
 
 # torch comes by exact version and not from the lock: its build (CPU or CUDA) is chosen by the configured index. Its
-# other dependencies are in the lock already.
+# other dependencies are in the lock already. Python compiles what is imported, which is a small part of it all.
 $(STAMP): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: set PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python && test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -oE 'torch==[0-9.]+' pyproject.toml)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile "$$(grep -oE 'torch==[0-9.]+' pyproject.toml)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . 2> $(VENV)/editable.log \
 		|| { cat $(VENV)/editable.log >&2; exit 1; } # setuptools warns of editable installs at length
 	$(BIN)/python -m pip check
@@ -62,11 +64,14 @@ servers: ## Install what the tests need from apt (asks for nothing; uses sudo wh
 		|| for command in $(APT_COMMANDS); do command -v $$command >/dev/null; done; \
 	fi
 
-test: install servers lint ## Lint and every test, on real servers in a temporary folder (< 15 min on 2 cores)
-	$(PYTEST) -m "not long" --numprocesses 2 --dist loadfile
+test: install servers lint ## Lint and every test, on real servers in a temporary folder (15 to 20 min on 2 cores)
+	$(PYTEST) -m "not long" $(SIDE_BY_SIDE)
 
-test-long: install servers ## The tests that take minutes (≤ 45 min)
-	$(PYTEST) -m long
+test-long: install servers ## The tests that take minutes (45 min on 2 cores, the soak alone takes 35)
+	$(PYTEST) -m long --durations 0 --durations-min 60 $(SIDE_BY_SIDE)
+
+chaos: install servers ## Break everything while 200 jobs run, then count what became of them (≤ 20 min; SEED= repeats a run)
+	$(BIN)/python -m tests.chaos $(if $(filter command line environment,$(origin SEED)),--seed $(SEED))
 
 lint: install servers ## ruff, mypy, import rules, and everything under deploy/ as far as it goes without an engine
 	$(BIN)/ruff check
@@ -91,7 +96,7 @@ audit: install ## Look the locked packages up in PyPI's list of known vulnerabil
 		--requirement requirements.lock --requirement deploy/worker.lock --requirement deploy/gateway.lock
 
 bench: install servers ## Ratios against baselines run side by side
-	@for script in job chain encode memory gateway; do echo "== $$script"; $(BIN)/python -m benchmarks.$$script; done
+	@for script in job chain encode memory gateway checkpoints; do echo "== $$script"; $(BIN)/python -m benchmarks.$$script; done
 
 mutants: install servers ## Seed ten one-line bugs in the stages; every one must be caught
 	$(BIN)/python -m tests.mutations

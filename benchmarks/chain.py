@@ -48,13 +48,14 @@ from tests.small_stages import job, silent_functions
 MAX_LATENCY_RATIO, MIN_THROUGHPUT_RATIO = 2.0, 0.5
 CONCURRENCY = 8
 PUTS: Mapping[Stage, int] = {
-    Stage.RENDER: 2,
+    Stage.RENDER: 3,
     Stage.ENCODE: 2,
     Stage.THUMBNAILS: 2,
     Stage.METADATA: 2,
     Stage.PUBLISH: 2,
 }
-"""Objects the chain writes per stage: one blob each and the record (`final` for publish); the request comes on top."""
+"""Objects the chain writes per stage: one blob each and the record (`final` for publish), and the head of the render;
+the request comes on top."""
 FOLLOWS = {
     Stage.RENDER: (Stage.ENCODE,),
     Stage.ENCODE: (Stage.THUMBNAILS,),

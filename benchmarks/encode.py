@@ -54,7 +54,7 @@ class Moving:
         return Understood(complete=True, text=prompt)
 
     def generate(
-        self, spec: ClipSpec, report: Report = ignore, cancellation: Cancellation = NeverCancelled()
+        self, spec: ClipSpec, report: Report = ignore, cancellation: Cancellation = NeverCancelled(), *_: object
     ) -> Iterator[Chunk]:
         y, x = np.mgrid[0 : self.height, 0 : self.width]
         grain = np.random.default_rng(0).normal(0, 3, (self.height, self.width, 3))

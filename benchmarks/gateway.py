@@ -3,9 +3,11 @@
     details   GET /jobs/{id} per second ÷ a bare aiohttp handler that answers the same bytes
     submits   jobs accepted durably per second, beside bare SQL inserts; then jobs relayed to the broker per second,
               beside bare confirmed publishes
+    downloads a file of 1 GB ÷ a bare aiohttp handler that passes on the same object of S3; and how far memory grows,
+              also while the file is uploaded
     streams   2,000 open event streams on 20 live jobs at 2 events a second each: delay from the event's making
 
-    python -m benchmarks.gateway [details|submits|streams …] [--json FILE]
+    python -m benchmarks.gateway [details|submits|downloads|streams …] [--json FILE]
 
 Gateways and the bare handler run in processes of their own; the client is one more. Prints JSON.
 """
@@ -16,6 +18,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
@@ -30,6 +33,7 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import asyncpg
 from aiohttp import web
 
@@ -52,8 +56,12 @@ API = "/api/v1"
 ROUNDS = 5
 REQUESTS, CONNECTIONS = 400, 8
 SUBMITS, SUBMITTERS = 600, 32
+FILE_BYTES, PIECE = 10**9, 1 << 20
+DOWNLOADS = 3
 STREAMS, JOBS, EVENTS_PER_S, SECONDS = 2000, 20, 2, 20
 MIN_RATIO = {"servers": 0.25, "embedded": 0.4}
+MIN_DOWNLOAD_RATIO = 0.8
+MAX_GROWTH_MIB = 100
 MIN_PER_S = 150
 MAX_P99_S = 1.0
 
@@ -91,6 +99,36 @@ class Client:
             if line.startswith(b"data: "):
                 took.append(time.time() - float(json.loads(line[6:])["message"]))
 
+    async def download(self, path: str) -> float:
+        """Bytes per second of a whole file, which is thrown away."""
+        began = time.perf_counter()
+        self._writer.write(self._head("GET", path, b""))
+        head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        size = left = int(head.split("content-length: ")[1].split("\r\n")[0])
+        while left:
+            piece = await self._reader.read(min(PIECE, left))
+            assert piece, "the connection broke"
+            left -= len(piece)
+        return size / (time.perf_counter() - began)
+
+    async def upload(self, size: int) -> str:
+        """The id of a file of that size: text at its beginning, then what cannot be compressed."""
+        disposition = 'Content-Disposition: form-data; name="file"; filename="large.txt"'
+        before, after = f"--x\r\n{disposition}\r\n\r\n".encode(), b"\r\n--x--\r\n"
+        length = len(before) + size + len(after)
+        fields = f"Host: localhost\r\nAuthorization: Bearer {self._token}\r\nContent-Length: {length}"
+        kind = "Content-Type: multipart/form-data; boundary=x"
+        self._writer.write(f"POST {API}/files/upload HTTP/1.1\r\n{fields}\r\n{kind}\r\n\r\n".encode() + before)
+        random = os.urandom(PIECE)
+        for start in range(0, size, PIECE):
+            self._writer.write((b"t" * PIECE if start == 0 else random)[: size - start])
+            await self._writer.drain()
+        self._writer.write(after)
+        head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        body = await self._reader.readexactly(int(head.split("content-length: ")[1].split("\r\n")[0]))
+        assert head.split()[1] == "201", body
+        return str(json.loads(body)["data"]["id"])
+
     def _head(self, method: str, path: str, body: bytes) -> bytes:
         fields = f"Host: localhost\r\nAuthorization: Bearer {self._token}\r\nContent-Length: {len(body)}"
         return f"{method} {API}{path} HTTP/1.1\r\n{fields}\r\nContent-Type: application/json\r\n\r\n".encode()
@@ -120,6 +158,26 @@ def serve_bare(settings: Settings, body: bytes) -> None:
 
     app = web.Application()
     app.router.add_get(API + "/jobs/{job_id}", answer)
+    run(app, settings)
+
+
+def serve_bare_object(settings: Settings, key: str) -> None:
+    """What anybody would write: the object of the store, passed on piece by piece."""
+    url = open_store(settings).url_for(key)
+    assert url is not None
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        async with aiohttp.ClientSession() as session, session.get(url) as source:
+            response = web.StreamResponse()
+            response.content_length = source.content_length
+            await response.prepare(request)
+            async for piece in source.content.iter_chunked(1 << 18):
+                await response.write(piece)
+            await response.write_eof()
+            return response
+
+    app = web.Application()
+    app.router.add_get(API + "/files/{file_id}/download", answer)
     run(app, settings)
 
 
@@ -259,6 +317,46 @@ def submits(settings: Settings) -> dict[str, Any]:
     return found | {"enough": min(accepted_per_s, relayed_per_s) >= MIN_PER_S}
 
 
+def peak_mib(pid: int | None) -> float:
+    """The most memory a process has had so far."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+async def downloaded(port: int, token: str, path: str) -> float:
+    async with Client(port, token) as client:
+        return await client.download(path)
+
+
+async def uploaded(port: int, token: str) -> tuple[str, float]:
+    began = time.perf_counter()
+    async with Client(port, token) as client:
+        file_id = await client.upload(FILE_BYTES)
+    return file_id, FILE_BYTES / (time.perf_counter() - began)
+
+
+def downloads(settings: Settings) -> dict[str, Any]:
+    """In turns, so that both see the same machine."""
+    token = LocalAuthenticator.open(settings).issue("bench")
+    rates: dict[str, list[float]] = {"gateway": [], "bare": []}
+    with serving(serve_gateway, settings) as ours:
+        (process,) = multiprocessing.active_children()
+        before = peak_mib(process.pid)
+        file_id, upload_rate = asyncio.run(uploaded(ours, token))
+        path = f"/files/{file_id}/download"
+        (key,) = (info.key for info in open_store(settings).list("blobs/") if info.size == FILE_BYTES)
+        with serving(serve_bare_object, settings, key) as bare:
+            for _ in range(DOWNLOADS):
+                for name, port in (("gateway", ours), ("bare", bare)):
+                    rates[name].append(asyncio.run(downloaded(port, token, path)))
+        growth = peak_mib(process.pid) - before
+    ratio = statistics.median(one / other for one, other in zip(rates["gateway"], rates["bare"], strict=True))
+    found = {f"{name}_mb_per_s": round(statistics.median(each) / 1e6) for name, each in rates.items()}
+    enough = ratio >= MIN_DOWNLOAD_RATIO and growth <= MAX_GROWTH_MIB
+    measured = {"upload_mb_per_s": round(upload_rate / 1e6), "memory_growth_mib": round(growth)}
+    return found | {"ratio": round(ratio, 3)} | measured | {"enough": enough}
+
+
 def watch(port: int, token: str, job_ids: Sequence[str], results: Queue[Any]) -> None:
     """The process of the clients: opens all streams, says so, and after `SECONDS` how old the events were."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (2 * STREAMS, 2 * STREAMS))
@@ -328,7 +426,7 @@ def streams(settings: Settings) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("parts", nargs="*", default=["details", "submits", "streams"])
+    parser.add_argument("parts", nargs="*", default=["details", "submits", "downloads", "streams"])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     results: dict[str, Any] = {}
@@ -357,6 +455,8 @@ def main() -> int:
             }
         if "submits" in arguments.parts:
             results["submits"] = submits(on_servers())
+        if "downloads" in arguments.parts:
+            results["downloads"] = downloads(on_servers())
         if "streams" in arguments.parts:
             results["streams"] = streams(on_servers())
     text = json.dumps(results, indent=2)

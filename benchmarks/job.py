@@ -29,6 +29,7 @@ from config.catalogue import Catalogue
 from config.settings import Settings
 from config.settings import load as load_settings
 from models.contract import Cancellation, Chunk, ClipSpec, NeverCancelled, Report, ignore
+from models.families.base import Latents
 from models.frames import crop
 from models.loader import load as load_model
 from pipeline import steps
@@ -53,11 +54,14 @@ class Serial:
         return getattr(self._model, name)
 
     def generate(
-        self, spec: ClipSpec, report: Report = ignore, cancellation: Cancellation = NeverCancelled()
+        self, spec: ClipSpec, report: Report = ignore, cancellation: Cancellation = NeverCancelled(), *_: object
     ) -> Iterator[Chunk]:
         size = next(s for s in self._model.entry.sizes.values() if s.shown == (spec.width, spec.height))
         clip = self._model._family.clip(spec, size)
-        latents = [clip.denoise(w, clip.encode(w), lambda step: None) for w in range(clip.windows)]
+        latents: list[Latents] = []
+        for window in range(clip.windows):
+            previous = latents[-1] if latents else None
+            latents.append(clip.denoise(window, clip.encode(window), lambda loop: None, previous))
         missing = spec.frames
         for chunk in [chunk for window in latents for chunk in clip.decode(window)]:
             frames = crop(chunk.frames[:missing], spec.width, spec.height)

@@ -54,7 +54,7 @@ class Clip:
         return Understood(complete=True, text=prompt)
 
     def generate(
-        self, spec: ClipSpec, report: Report = ignore, cancellation: Cancellation = NeverCancelled()
+        self, spec: ClipSpec, report: Report = ignore, cancellation: Cancellation = NeverCancelled(), *_: object
     ) -> Iterator[Chunk]:
         missing = spec.frames
         for chunk in self._chunks:

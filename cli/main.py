@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -20,13 +23,16 @@ app = typer.Typer(
 models_app = typer.Typer(no_args_is_help=True, help="Weights of the models.")
 config_app = typer.Typer(no_args_is_help=True, help="Settings: a TOML file (T2M_CONFIG) and T2M_ variables on top.")
 user_app = typer.Typer(no_args_is_help=True, help="What single users may do.")
+dlq_app = typer.Typer(no_args_is_help=True, help="Messages that the broker gave up.")
 app.add_typer(models_app, name="models")
 app.add_typer(user_app, name="user")
 app.add_typer(config_app, name="config")
+app.add_typer(dlq_app, name="dlq")
 
 DEBUG = "--debug"
 Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Data folder (setting data_dir).")]
 Quota = Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="Per hour.", show_default=False)]
+Letter = Annotated[str, typer.Argument(metavar="LETTER", help="Id, as `t2m dlq list` shows it.", show_default=False)]
 Names = Annotated[list[str] | None, typer.Argument(metavar="[MODEL]…", help="Names of models.")]
 
 
@@ -127,6 +133,28 @@ def token(
     console.say(issue(data, user, role, expires, email=email, permissions=permission))
 
 
+@app.command()
+def rebuild(
+    data: Data = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be restored.")] = False,
+) -> None:
+    """Restore jobs, logs and files in a database that has lost them, from what is in the object store."""
+    from cli.rebuild import rebuild as restore
+
+    raise typer.Exit(restore(data, dry_run=dry_run))
+
+
+@app.command()
+def sweep(
+    data: Data = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> None:
+    """Remove what nothing refers to any more from the object store; gateways do it every hour by themselves."""
+    from cli.sweep import sweep_now
+
+    sweep_now(data, dry_run=dry_run)
+
+
 @user_app.command("limit")
 def limit_user(
     user: Annotated[str, typer.Argument(help="User id, as tokens name it.", show_default=False)],
@@ -169,6 +197,38 @@ def verify_models(names: Names = None) -> None:
     verify(names or [])
 
 
+@dlq_app.command("list")
+def list_letters() -> None:
+    """Show all letters: id, when they died, queue, reason, job."""
+    from cli import dlq
+
+    dlq.show_all()
+
+
+@dlq_app.command("show")
+def show_letter(letter: Letter) -> None:
+    """Print a letter."""
+    from cli import dlq
+
+    dlq.show(letter)
+
+
+@dlq_app.command("requeue")
+def requeue_letter(letter: Letter) -> None:
+    """Send a letter's message once more; if its job has failed, ask for the job again under a new id."""
+    from cli import dlq
+
+    dlq.requeue(letter)
+
+
+@dlq_app.command("drop")
+def drop_letter(letter: Letter) -> None:
+    """Remove a letter."""
+    from cli import dlq
+
+    dlq.drop(letter)
+
+
 @config_app.command("check")
 def check_config() -> None:
     """Read the settings and the catalogue; wrong ones are named."""
@@ -194,9 +254,26 @@ def main() -> None:
         words.remove(DEBUG)
     try:
         app(args=words, prog_name="t2m", obj=debug)
+    except SystemExit as ended:
+        _leave(ended.code)
+        raise
     except Exception as error:
         if debug:
             raise
         text, code = console.explain(error)
         console.note(f"Error: {text}")
+        _leave(code)
         sys.exit(code)
+
+
+def _leave(code: str | int | None) -> None:
+    """End the process at once where threads were left behind, such as a render whose time to stop was up.
+
+    The interpreter ends such threads where they ask for its lock; inside torch that unwinds C++ frames that may not be
+    unwound, and the process aborts (`terminate called without an active exception`).
+    """
+    if isinstance(code, int) and any(thread.daemon for thread in threading.enumerate()):
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)

@@ -24,6 +24,8 @@ from stages.hls import MASTER
 USER = "local"
 ENDS = {EventKind.COMPLETED, EventKind.FAILED, EventKind.CANCELLED}
 LOG_FILE = "t2m.log"
+BACKOFF_S = (2.0,)
+"""Waits before retries: somebody is waiting, and can free the disk or mend what else is wrong."""
 
 MEZZANINE_BYTES_S = 24_000_000
 """Bytes a second of clip in the data folder: lossless 720p4:2:0 measured 11.5 MB/s, there and in scratch at once."""
@@ -48,7 +50,7 @@ def render_to(body: Mapping[str, object], out: Path, data: Path | None, *, debug
     check_writable(settings.data_dir)
     _log(settings, debug)
     check_before(settings, catalogue.get(request.model), request, out)
-    runtime = EmbeddedRuntime(settings, catalogue)
+    runtime = EmbeddedRuntime(settings, catalogue, backoff_s=BACKOFF_S)
     final = run(runtime, request, display(console.err))
     if final.status is Status.CANCELLED:
         console.note(f"Cancelled; nothing was written to {out}.")

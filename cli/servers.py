@@ -16,6 +16,8 @@ from pipeline import logging
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from pipeline.embedded import EmbeddedRuntime
+
 RENDER = "render."
 
 
@@ -25,14 +27,26 @@ def serve_all(data: Path | None, host: str | None, port: int | None) -> None:
     Raises:
         T2MError: a setting, the store, the database or the address cannot be used; says which.
     """
-    from gateway.app import create_app
     from gateway.serve import run
-    from pipeline.bus.factory import open_subscriber
     from pipeline.embedded import EmbeddedRuntime
 
     settings = _settings(data_dir=data, broker={"url": "memory://"}, gateway=_given(host=host, port=port))
     catalogue = Catalogue.load(settings.models.catalogue)
     runtime = EmbeddedRuntime(settings, catalogue)
+    app = embedded_app(settings, catalogue, runtime, settings.worker.grace_s)
+    run(app, settings, _announcer(f"t2m token --data {settings.data_dir} --user me"))
+
+
+def embedded_app(settings: Settings, catalogue: Catalogue, runtime: EmbeddedRuntime, grace_s: float) -> web.Application:
+    """The gateway of a runtime, which starts and stops with it."""
+    from gateway.app import create_app
+    from pipeline.bus.factory import open_subscriber
+
+    async def stages(app: web.Application) -> AsyncIterator[None]:
+        await asyncio.to_thread(runtime.start)
+        yield
+        await asyncio.to_thread(runtime.stop, grace_s)
+
     app = create_app(
         settings,
         store=runtime.store,
@@ -40,14 +54,8 @@ def serve_all(data: Path | None, host: str | None, port: int | None) -> None:
         subscribe=lambda: open_subscriber(settings, runtime.bus),
         catalogue=catalogue,
     )
-
-    async def stages(app: web.Application) -> AsyncIterator[None]:
-        await asyncio.to_thread(runtime.start)
-        yield
-        await asyncio.to_thread(runtime.stop, settings.worker.grace_s)
-
     app.cleanup_ctx.append(stages)
-    run(app, settings, _announcer(f"t2m token --data {settings.data_dir} --user me"))
+    return app
 
 
 def serve_gateway() -> None:

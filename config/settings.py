@@ -12,6 +12,7 @@ import json
 import os
 import tomllib
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_origin
 
@@ -138,6 +139,20 @@ class WorkerSettings(Section):
     """Time to finish or hand back after SIGTERM."""
     hang_s: Annotated[float, Field(gt=0)] = 900.0
     """A child that reports nothing for this long is killed."""
+    notice_url: str = ""
+    """Metadata address that tells of a spot machine's end, such as Google's
+    http://metadata.google.internal/computeMetadata/v1/instance/preempted; a notice drains the worker like SIGTERM."""
+    checkpoint_s: Annotated[float, Field(ge=0)] = 30.0
+    """Denoising leaves a checkpoint when this much time has passed since the last, and `checkpoint_steps` steps."""
+    checkpoint_steps: Annotated[int, Field(ge=1)] = 2
+    lease_s: Annotated[float, Field(gt=0)] = 600.0
+    """Longest time one message is held by a render, up to the end of a step; then it is handed on. Well below
+    RabbitMQ's `consumer_timeout`, with room for decoding a clip."""
+
+    @property
+    def lease(self) -> timedelta:
+        """`lease_s` as a duration."""
+        return timedelta(seconds=self.lease_s)
 
 
 class AuthSettings(Section):
@@ -223,6 +238,25 @@ class GatewaySettings(Section):
     """Jobs released to the broker per live worker of a model."""
 
 
+class FileSettings(Section):
+    """What users may upload, and how long it is kept."""
+
+    max_bytes: Annotated[int, Field(ge=1)] = 5 << 30
+    """Of one file."""
+    quota_bytes: Annotated[int, Field(ge=1)] = 50 << 30
+    """Of all files a user has uploaded; files with the same content count each."""
+    max_batch: Annotated[int, Field(ge=1, le=100)] = 20
+    """Files in one batch."""
+    retention_days: Annotated[float, Field(gt=0)] | None = None
+    """Files are removed so long after their upload; None keeps them until they are deleted."""
+    sweep_grace_hours: Annotated[float, Field(ge=12)] = 24.0
+    """Stored bytes that nothing refers to are removed after this time; longer than any stage of a job takes."""
+    signed_url_max_s: Annotated[int, Field(ge=60)] = 7 * 24 * 3600
+    """Longest validity of a signed URL."""
+    inspections: Annotated[int, Field(ge=1)] = 2
+    """Uploaded files looked into at the same time, each by a process of its own with at most one processor."""
+
+
 class WebhookSettings(Section):
     """Which receivers may be called, and how patiently."""
 
@@ -274,6 +308,7 @@ class Settings(BaseSettings):
     safety: SafetySettings = SafetySettings()
     limits: LimitSettings = LimitSettings()
     gateway: GatewaySettings = GatewaySettings()
+    files: FileSettings = FileSettings()
     webhooks: WebhookSettings = WebhookSettings()
     log: LogSettings = LogSettings()
 

@@ -7,20 +7,33 @@ from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
+from typing_extensions import TypedDict
 
 from gateway import idempotency
 from gateway.context import Gateway
 from gateway.database import artifacts, jobs, webhooks
 from gateway.database.jobs import Job
-from gateway.envelope import timestamp
+from gateway.envelope import Time, timestamp
 from gateway.errors import ApiError, invalid
 from gateway.idempotency import Answer, Attempt, KeyTaken
 from gateway.limits.policy import Limit
 from gateway.links import link
 from gateway.projection import Projection
+from gateway.retention import shortest_s
 from pipeline.requests import resolve, signature
 from pipeline.safety import refusal
 from pipeline.vocabulary import ArtifactRef, Final, JobRequest, Status, now
+
+
+class Accepted(TypedDict):
+    """A job that was accepted, or that answers because it is identical."""
+
+    job_id: str
+    status: Status
+    stage: str
+    progress: int
+    created_at: Time
+    reused: bool
 
 
 async def accept(gateway: Gateway, user_id: str, body: Mapping[str, Any], attempt: Attempt | None) -> Answer:
@@ -53,7 +66,6 @@ async def _accept(gateway: Gateway, job: JobRequest, attempt: Attempt | None) ->
     """First the store, then the database, then the answer: a crash in between leaves a request nobody was promised,
     never a promised job that a worker cannot read.
     """
-    await gateway.limiter.foresee(Limit.JOBS, job.user_id)
     answer = _answer(gateway, job.job_id, job, Projection(), "Video generation job created")
     await asyncio.to_thread(gateway.store.accept, job)
     async with gateway.database.write() as connection:
@@ -82,7 +94,7 @@ async def _reuse(gateway: Gateway, job: JobRequest, seeded: bool, attempt: Attem
             gateway.metrics.reused.labels("joined").inc()
             return answer
         files = await artifacts.of_job(connection, found.id)
-    job = job.model_copy(update={"seed": found.request.seed})
+    job = job.model_copy(update={"seed": found.request.seed, "reused_from": found.id})
     return await _share(gateway, job, found, files, attempt)
 
 
@@ -105,7 +117,7 @@ async def _share(
         await idempotency.keep(connection, attempt, answer)
         await gateway.limiter.charge(connection, Limit.JOBS, job.user_id)
         retention_s = _retention_s(gateway, job)
-        await jobs.add(connection, job, _signature(gateway, job), retention_s=retention_s, reused_from=source.id)
+        await jobs.add(connection, job, _signature(gateway, job), retention_s=retention_s)
         await _subscribe(connection, job, job.job_id)
     await gateway.ledger.enter([], {job.job_id: final})
     gateway.metrics.accepted.labels(job.model).inc()
@@ -132,7 +144,7 @@ async def _subscribe(connection: AsyncConnection, asked: JobRequest, job_id: str
 def _answer(
     gateway: Gateway, job_id: str, job: JobRequest, state: Projection, text: str, *, reused: bool = False
 ) -> Answer:
-    data = {
+    data: Accepted = {
         "job_id": job_id,
         "status": state.status,
         "stage": state.activity,
@@ -148,7 +160,5 @@ def _signature(gateway: Gateway, job: JobRequest) -> str:
 
 
 def _retention_s(gateway: Gateway, job: JobRequest) -> int | None:
-    """How long the job is kept after its end; a job may ask for less than the deployment grants, not for more."""
-    days = gateway.settings.gateway.retention_days
-    limits = [job.expires_in, None if days is None else round(days * 24 * 3600)]
-    return min((limit for limit in limits if limit is not None), default=None)
+    """How long the job is kept after its end."""
+    return shortest_s(job.expires_in, gateway.settings.gateway.retention_days)

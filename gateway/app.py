@@ -11,9 +11,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from config.catalogue import Catalogue
 from config.settings import Settings
-from gateway import cors, health, housekeeping, middleware
+from gateway import cors, health, housekeeping, middleware, sweep
+from gateway.archive import Archive
 from gateway.auth.factory import open_authenticator
 from gateway.auth.local import deployment_key
+from gateway.auth.tokens import Tokens
 from gateway.cache import Cache
 from gateway.context import GATEWAY, Gateway
 from gateway.database import migrate
@@ -21,7 +23,9 @@ from gateway.database.engine import Database
 from gateway.dispatcher import Dispatcher
 from gateway.errors import DatabaseError
 from gateway.feeds import Feeds
+from gateway.files.signed import SignedUrls
 from gateway.hls import StreamTokens
+from gateway.inspection.inspector import Inspector
 from gateway.ledger import Ledger
 from gateway.limits.counters import open_counter
 from gateway.limits.limiter import Limiter
@@ -31,8 +35,9 @@ from gateway.metrics import Metrics
 from gateway.news import News
 from gateway.outlook import Outlook
 from gateway.projector import Projector
+from gateway.rescue import Rescue
 from gateway.roles import Role, Roles
-from gateway.routes import auth, cache, jobs, models, system, videos, webhooks
+from gateway.routes import auth, cache, documentation, files, jobs, models, system, videos, webhooks
 from gateway.signing import Signer
 from gateway.validation import MAX_BODY
 from gateway.webhooks.announcer import Announcer
@@ -86,7 +91,12 @@ def create_app(
 def _add_routes(app: web.Application, *, api: bool) -> None:
     """Health and metrics are there in every role; the rest only where this process answers clients."""
     app.router.add_get("/metrics", system.metrics)
-    sections = (system, cache, auth, jobs, videos, models, webhooks) if api else (system,)
+    if api:
+        app.router.add_get("/docs", documentation.page)
+        app.router.add_get("/docs/{name}", documentation.part)
+        for path in ("/openapi.json", f"{BASE_PATH}/openapi.json"):
+            app.router.add_get(path, documentation.description)
+    sections = (system, cache, auth, files, jobs, videos, models, webhooks) if api else (system,)
     for table in (section.routes for section in sections):
         for route in table:
             if isinstance(route, web.RouteDef):
@@ -96,7 +106,7 @@ def _add_routes(app: web.Application, *, api: bool) -> None:
 async def _open(
     settings: Settings, store: ObjectStore, catalogue: Catalogue, subscribe: Callable[[], EventSubscriber]
 ) -> Gateway:
-    database, metrics = await _migrated(settings), Metrics()
+    database, metrics, authenticator = await _migrated(settings), Metrics(), open_authenticator(settings)
     redis = settings.redis.url.get_secret_value()
     news, feeds = News(database), Feeds(database)
     news.subscribe(feeds.tell)
@@ -105,7 +115,8 @@ async def _open(
         catalogue=catalogue,
         database=database,
         store=Jobs(store),
-        authenticator=open_authenticator(settings),
+        authenticator=authenticator,
+        tokens=Tokens(authenticator),
         metrics=metrics,
         media=Media(store),
         guard=Guard(settings.webhooks),
@@ -120,6 +131,8 @@ async def _open(
         stream_tokens=StreamTokens(
             database, Signer(deployment_key(settings), "playlists"), settings.gateway.stream_token_s
         ),
+        signed_urls=SignedUrls(Signer(deployment_key(settings), "files")),
+        inspector=Inspector(settings.files, database, store),
         control=subscribe(),
     )
 
@@ -130,9 +143,7 @@ async def _migrated(settings: Settings) -> Database:
         await migrate.upgrade(database)
     except (OSError, SQLAlchemyError) as error:
         await database.close()
-        raise DatabaseError(
-            "The database cannot be used.", remedy="Check that it runs and that `database.url` is right."
-        ) from error
+        raise DatabaseError from error
     return database
 
 
@@ -142,14 +153,20 @@ def _roles(gateway: Gateway, broker: dramatiq.Broker, subscribe: Callable[[], Ev
     if "api" in settings.gateway.roles:
         roles["feeds"] = gateway.feeds.run
         roles["pulse"] = gateway.machine.pulse
+        roles["inspector"] = gateway.inspector.run
     if {"api", "webhooks"} & set(settings.gateway.roles):
         roles["news"] = gateway.news.listen
     if "projector" in settings.gateway.roles:
         projector = Projector(database, gateway.store, subscribe, gateway.ledger, metrics, gateway.wake)
         roles |= {"projector": projector.run, "repair": projector.repair}
+        roles["archive"] = Archive(database, gateway.store).run
     if "dispatcher" in settings.gateway.roles:
         dispatcher = Dispatcher(settings, gateway.catalogue, database, broker, metrics, gateway.wake)
-        roles |= {"dispatcher": dispatcher.run, "housekeeping": partial(housekeeping.run, gateway)}
+        rescue = Rescue(
+            settings, gateway.catalogue, database, broker, gateway.store, gateway.ledger, metrics, gateway.wake
+        )
+        roles |= {"dispatcher": dispatcher.run, "rescue": rescue.run}
+        roles |= {"housekeeping": partial(housekeeping.run, gateway), "sweep": partial(sweep.run, gateway)}
     if "webhooks" in settings.gateway.roles:
         sender = Sender(settings.webhooks, database, gateway.guard, metrics, gateway.due)
         gateway.news.subscribe(lambda _: gateway.due.set())

@@ -10,11 +10,14 @@ from aiohttp import web
 from config.catalogue import Catalogue
 from config.settings import Settings
 from gateway.auth.base import Authenticator, Principal
+from gateway.auth.tokens import Tokens
 from gateway.cache import Cache
 from gateway.database.engine import Database
 from gateway.feeds import Feeds
+from gateway.files.signed import SignedUrls
 from gateway.health import Health
 from gateway.hls import StreamTokens
+from gateway.inspection.inspector import Inspector
 from gateway.ledger import Ledger
 from gateway.limits.limiter import Limiter
 from gateway.limits.policy import Standing
@@ -45,6 +48,7 @@ class Gateway:
     database: Database
     store: Jobs
     authenticator: Authenticator
+    tokens: Tokens
     metrics: Metrics
     media: Media
     health: Health
@@ -56,6 +60,8 @@ class Gateway:
     outlook: Outlook
     safety: Safety | None
     stream_tokens: StreamTokens
+    signed_urls: SignedUrls
+    inspector: Inspector
     control: EventSubscriber
     guard: Guard
     machine: Machine = field(default_factory=Machine)

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from config.errors import Fault, T2MError
+from gateway.database.engine import away
 from pipeline.errors import InvalidRequest
 
 Details = str | Mapping[str, Any]
@@ -42,12 +43,21 @@ STATUS = {
     Code.SERVER_ERROR: 500,
     Code.SERVICE_UNAVAILABLE: 503,
 }
+CHALLENGES = {
+    Code.AUTH_REQUIRED: "Bearer",
+    Code.AUTH_INVALID: 'Bearer error="invalid_token"',
+    Code.AUTH_EXPIRED: 'Bearer error="invalid_token"',
+}
+"""What every 401 says in `WWW-Authenticate` (RFC 6750)."""
 RETRY_AFTER_S = 5
 """What a client is told to wait while a part is down; reconnects take about as long."""
 
 
 class DatabaseError(T2MError):
     """The database cannot be reached or migrated."""
+
+    def __init__(self) -> None:
+        super().__init__("The database cannot be used.", remedy="Check that it runs and that `database.url` is right.")
 
 
 class AddressError(T2MError):
@@ -78,6 +88,8 @@ class ApiError(Exception):
         self.details = details
         self.status = status or STATUS[code]
         self.headers = dict(headers or {})
+        if code in CHALLENGES:
+            self.headers["WWW-Authenticate"] = CHALLENGES[code]
 
 
 def invalid(fields: Mapping[str, list[str]]) -> ApiError:
@@ -124,7 +136,7 @@ def translate(error: Exception) -> ApiError | None:
 
 
 def _database_away(error: Exception) -> bool:
-    lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    lost = isinstance(error, DBAPIError) and away(error)
     return lost or isinstance(error, InterfaceError | OperationalError | PoolTimeout | OSError)
 
 

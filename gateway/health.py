@@ -7,13 +7,14 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Literal
 
 import aio_pika
 import structlog
+from typing_extensions import TypedDict
 
 from gateway.database.engine import Database
-from gateway.envelope import timestamp
+from gateway.envelope import Time, timestamp
 from pipeline.store.base import ObjectStore
 from pipeline.vocabulary import now
 
@@ -27,6 +28,14 @@ FRESH_S = 1.0
 Check = Callable[[], Awaitable[object]]
 
 
+class PartHealth(TypedDict):
+    """How a part of the system is."""
+
+    status: Literal["healthy", "unhealthy"]
+    response_time: str
+    last_check: Time
+
+
 @dataclass(frozen=True)
 class Answer:
     """How one part answered; `seconds` until it did, or until it was given up."""
@@ -36,7 +45,7 @@ class Answer:
     at: datetime
 
     @property
-    def view(self) -> dict[str, Any]:
+    def view(self) -> PartHealth:
         """In the words of the API document's health example."""
         return {
             "status": "healthy" if self.healthy else "unhealthy",

@@ -8,8 +8,10 @@ import structlog
 
 from gateway import idempotency, lifecycle
 from gateway.context import Gateway
+from gateway.database import allowances, files, jobs
 from gateway.database import idempotency as keys
-from gateway.database import jobs
+from gateway.files import library
+from gateway.limits.policy import WINDOW
 from pipeline.vocabulary import now
 
 log = structlog.get_logger(__name__)
@@ -28,12 +30,17 @@ async def run(gateway: Gateway) -> None:
 
 
 async def expire(gateway: Gateway) -> int:
-    """Remove expired jobs, `AT_ONCE` at most, and old idempotency keys; returns how many jobs."""
+    """Remove expired jobs and files, `AT_ONCE` of each at most, and idempotency keys and uses that count no more;
+    returns how many of the kind that has more.
+    """
     async with gateway.database.write() as connection:
         await keys.remove(connection, now() - idempotency.KEPT)
+        await allowances.forget(connection, now() - WINDOW)
         expired = await jobs.expired(connection, now(), AT_ONCE)
+        over = await files.expired(connection, now(), AT_ONCE)
+    await library.remove(gateway, over)
     for job_id in expired:
         await lifecycle.delete(gateway, job_id)
-    if expired:
-        log.info("expired jobs removed", count=len(expired))
-    return len(expired)
+    if expired or over:
+        log.info("expired jobs and files removed", jobs=len(expired), files=len(over))
+    return max(len(expired), len(over))

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,14 +18,19 @@ from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.context import PRINCIPAL
+from gateway.contract import Header
 from gateway.database import idempotency
 from gateway.database.engine import Database
-from gateway.envelope import success
+from gateway.envelope import Success, success
 from gateway.errors import invalid
 from pipeline.vocabulary import now
 
-HEADER = "Idempotency-Key"
-KEY = re.compile(r"[\x21-\x7e]{1,255}")
+FORM = r"^[\x21-\x7e]{1,255}$"
+KEY = Header(
+    "Idempotency-Key",
+    "For 24 hours a request that is sent again with the same key is answered as the first was.",
+    {"type": "string", "pattern": FORM},
+)
 KEPT = timedelta(hours=24)
 """After this a key may be used for something else."""
 
@@ -43,7 +48,7 @@ class Answer:
     message: str
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def response(self) -> web.Response:
+    def response(self) -> Success[Any]:
         """As an HTTP answer."""
         return success(self.data, self.message, status=self.status, headers=self.headers)
 
@@ -60,6 +65,10 @@ class Attempt:
     key: str
     fingerprint: str
 
+    def part(self, number: int) -> Attempt:
+        """One of several things that are asked for with one key, each answered by itself."""
+        return replace(self, key=hashlib.sha256(f"{number} {self.key}".encode()).hexdigest())
+
 
 def read(request: web.Request, content: object) -> Attempt | None:
     """The attempt a request is; None without the header.
@@ -70,11 +79,11 @@ def read(request: web.Request, content: object) -> Attempt | None:
     Raises:
         ApiError: 400, the key is malformed.
     """
-    key = request.headers.get(HEADER)
+    key = request.headers.get(KEY.name)
     if key is None:
         return None
-    if not KEY.fullmatch(key):
-        raise invalid({HEADER: ["Must be 1 to 255 visible ASCII characters"]})
+    if not re.match(FORM, key):
+        raise invalid({KEY.name: ["Must be 1 to 255 visible ASCII characters"]})
     text = json.dumps([request.method, request.path, content], sort_keys=True)
     return Attempt(request[PRINCIPAL].user_id, key, hashlib.sha256(text.encode()).hexdigest())
 
@@ -92,7 +101,7 @@ async def earlier(database: Database, attempt: Attempt | None) -> Answer | None:
     if kept is None:
         return None
     if kept.fingerprint != attempt.fingerprint:
-        raise invalid({HEADER: ["Was used for another request in the last 24 hours"]})
+        raise invalid({KEY.name: ["Was used for another request in the last 24 hours"]})
     answer = kept.answer
     headers = answer["headers"] | {"Idempotent-Replayed": "true"}
     return Answer(answer["status"], answer["data"], answer["message"], headers)

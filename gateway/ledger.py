@@ -90,10 +90,11 @@ def _with_one_verdict(told: Sequence[Event], projection: Projection, concluding:
     if concluding is None:
         return kept
     verdicts = [event for event in told if event.kind is VERDICTS[concluding.status]]
-    return [*kept, verdicts[0] if verdicts else _verdict(concluding, projection)]
+    return [*kept, verdicts[0] if verdicts else verdict(concluding, projection)]
 
 
-def _verdict(final: Final, projection: Projection) -> Event:
+def verdict(final: Final, projection: Projection) -> Event:
+    """The event that tells of a verdict which no worker told of."""
     failure = final.failure
     epoch, _, hop, _ = projection.position or (0, 0, 0, 0)
     return Event(

@@ -7,7 +7,8 @@ import asyncio
 import structlog
 
 from gateway.context import Gateway
-from gateway.database import jobs
+from gateway.database import accesses, jobs
+from gateway.files.library import video_of
 from pipeline.errors import BrokerError
 from pipeline.vocabulary import Final
 
@@ -44,3 +45,4 @@ async def delete(gateway: Gateway, job_id: str) -> None:
     await asyncio.to_thread(gateway.store.forget, job_id)
     async with gateway.database.write() as connection:
         await jobs.remove(connection, job_id)
+        await accesses.forget(connection, video_of(job_id))

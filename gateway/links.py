@@ -24,16 +24,28 @@ def absolute(settings: Settings, path: str) -> str:
     return link(settings, path) if settings.gateway.public_url else own + link(settings, path)
 
 
+def asked(request: web.BaseRequest, settings: Settings, path: str) -> str:
+    """Where an endpoint is, for who must take the URL elsewhere: without a public URL, on the host that was asked."""
+    own = "" if settings.gateway.public_url else f"{_scheme(request, settings)}://{request.host}"
+    return own + link(settings, path)
+
+
 def client_address(request: web.BaseRequest, proxies: Sequence[IPv4Network | IPv6Network]) -> str:
     """The nearest address that is no trusted proxy, from X-Forwarded-For read backwards; never what a client claims."""
-    hops = [hop.strip() for hop in ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")]
-    address = request.remote or ""
+    address, told = request.remote or "", request.headers.getall("X-Forwarded-For", [])
+    hops = [hop.strip() for hop in ",".join(told).split(",")] if told else []
     while hops and _trusted(address, proxies):
         nearer = hops.pop()
         if not _is_address(nearer):
             break
         address = nearer
     return address
+
+
+def _scheme(request: web.BaseRequest, settings: Settings) -> str:
+    told = request.headers.get("X-Forwarded-Proto", "").strip().lower()
+    believed = told in ("http", "https") and _trusted(request.remote or "", settings.gateway.trusted_proxies)
+    return told if believed else request.scheme
 
 
 def _is_address(text: str) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from gateway.database.events import Entry
-from gateway.envelope import timestamp
+from gateway.envelope import Time, timestamp
 from pipeline.vocabulary import ACTIVITY, Event, EventKind, Status
 
 VERDICTS = {
@@ -20,15 +22,49 @@ ENDINGS = {
 }
 
 
-def log_line(entry: Entry) -> dict[str, Any]:
+class Figures(TypedDict, total=False):
+    """What a worker measured, if it did."""
+
+    figures: dict[str, Any]
+
+
+class LogDetails(Figures):
+    """Where the job stood; `progress` in percent."""
+
+    step: str
+    progress: int
+
+
+class LogLine(TypedDict):
+    """A line of a job's log."""
+
+    timestamp: Time
+    level: str
+    message: str
+    details: LogDetails
+
+
+class EventView(Figures):
+    """The data of a server-sent event: the job's state with it, and what the log says."""
+
+    job_id: str
+    status: Status
+    stage: str
+    progress: int
+    timestamp: Time
+    level: str
+    message: str
+
+
+def log_line(entry: Entry) -> LogLine:
     """As `GET /jobs/{id}/logs` shows it."""
     event = entry.event
-    details = {"step": ACTIVITY[event.stage], "progress": _percent(entry), **_figures(event)}
+    details: LogDetails = {"step": ACTIVITY[event.stage], "progress": _percent(entry), **_figures(event)}
     return {"timestamp": timestamp(event.at), "level": event.level, "message": message(event), "details": details}
 
 
-def event_view(entry: Entry) -> dict[str, Any]:
-    """As streams show it: the job's state with this entry, and what the log says."""
+def event_view(entry: Entry) -> EventView:
+    """As streams show it."""
     event = entry.event
     status = VERDICTS.get(event.kind, Status.PROCESSING)
     return {
@@ -61,6 +97,6 @@ def _percent(entry: Entry) -> int:
     return 100 if entry.event.kind is EventKind.COMPLETED else min(int(entry.progress), 99)
 
 
-def _figures(event: Event) -> dict[str, Any]:
+def _figures(event: Event) -> Figures:
     """What was measured, under a name of its own, as workers call figures `step` and `steps`, too."""
     return {"figures": event.data} if event.data else {}

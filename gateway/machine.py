@@ -5,15 +5,45 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import Any
 
 import psutil
+from typing_extensions import TypedDict
 
 FRESH_S = 0.5
 """Processor use is measured over at least this long."""
 BEAT_S = 0.25
 BEATS = 240
 """Of the event loop, kept: a minute."""
+
+
+class ProcessView(TypedDict):
+    """The gateway's own process; percent, bytes, seconds."""
+
+    cpu_usage: float
+    memory_bytes: int
+    threads: int
+    open_files: int
+    uptime_seconds: float
+
+
+class MachineView(TypedDict):
+    """The gateway's machine; percent, bytes."""
+
+    cpu_usage: float
+    cpu_count: int | None
+    memory_usage: float
+    memory_used_bytes: int
+    memory_total_bytes: int
+    process: ProcessView
+
+
+class LoopView(TypedDict):
+    """The event loop over the last minute; null before the first beat."""
+
+    tasks: int
+    loop_lag_ms: float | None
+    loop_lag_max_ms: float | None
+    loop: str
 
 
 class Machine:
@@ -27,7 +57,7 @@ class Machine:
         self._measured_at = self._began
         self._lock = asyncio.Lock()
 
-    async def view(self) -> dict[str, Any]:
+    async def view(self) -> MachineView:
         """Percentages of the whole machine, and this process's part."""
         cpu, own_cpu = await self._processors()
         memory = psutil.virtual_memory()
@@ -54,7 +84,7 @@ class Machine:
             await asyncio.sleep(BEAT_S)
             self._lags.append(loop.time() - due)
 
-    def loop_view(self) -> dict[str, Any]:
+    def loop_view(self) -> LoopView:
         """The event loop over the last minute, and what waits in it."""
         lags = sorted(self._lags)
         tasks = asyncio.all_tasks()

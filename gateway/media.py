@@ -6,13 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import structlog
 from aiohttp import web
 
 from gateway import ranges
+from gateway.contract import Header
 from gateway.errors import ApiError, Code
+from gateway.files.kinds import INLINE
+from gateway.files.names import disposition
 from gateway.ranges import Span, UnsatisfiableError
 from pipeline.errors import ObjectMissing, StoreError
 from pipeline.store.base import ObjectStore
@@ -24,6 +28,19 @@ CHUNK = 1 << 18
 """Bytes moved at a time from a remote store."""
 STORE_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=30)
 """Bounds each wait for the store; a slow client may take as long as it likes."""
+
+POLICY = "default-src 'none'; sandbox"
+"""Of a type that browsers might run: whatever it says, nothing of it is run, and nothing loaded for it."""
+RANGED: dict[str, Any] = {
+    "headers": [
+        Header("Range", "Only these bytes.", {"type": "string"}),
+        Header("If-Range", "The range only of this version, else the whole.", {"type": "string"}),
+        Header("If-None-Match", "Nothing (304) of this version.", {"type": "string"}),
+    ],
+    "also": [206, 304],
+    "errors": [416],
+}
+"""For `gateway.contract.operation`: what `Media.serve` reads and answers."""
 
 
 class Media:
@@ -45,13 +62,15 @@ class Media:
             StoreError: the store cannot be reached.
             ObjectMissing: the store has lost the blob.
         """
-        etag = f'"{ref.digest.removeprefix("sha256:")}"'
+        etag = _etag(ref)
         headers = {"ETag": etag, "Cache-Control": "private, no-cache", "Accept-Ranges": "bytes"}
         if ranges.matches(request.headers.get("If-None-Match"), etag):
             return web.Response(status=304, headers=headers)
         span = _span(request, etag, ref.size)
-        headers["Content-Disposition"] = f'{"inline" if inline else "attachment"}; filename="{filename}"'
+        headers["Content-Disposition"] = disposition(filename, inline=inline)
         headers["Content-Type"] = ref.media_type
+        if ref.media_type not in INLINE:
+            headers["Content-Security-Policy"] = POLICY
         if span is not None:
             headers["Content-Range"] = span.content_range
         response = web.StreamResponse(status=200 if span is None else 206, headers=headers)
@@ -60,6 +79,17 @@ class Media:
             await response.prepare(request)
             return response
         return await self._send(request, response, ref, span or Span(0, ref.size, ref.size))
+
+    def begins(self, request: web.Request, ref: ArtifactRef) -> bool:
+        """Whether `serve` would send the file's beginning: what comes after it is the same fetch going on.
+
+        Raises:
+            ApiError: 416.
+        """
+        if request.method != "GET" or ranges.matches(request.headers.get("If-None-Match"), _etag(ref)):
+            return False
+        span = _span(request, _etag(ref), ref.size)
+        return span is None or span.start == 0
 
     async def _send(
         self, request: web.Request, response: web.StreamResponse, ref: ArtifactRef, span: Span
@@ -107,6 +137,10 @@ def _sending(request: web.Request) -> Iterator[None]:
         log.info("transfer broken off", error=repr(error))
         if request.transport is not None:
             request.transport.abort()
+
+
+def _etag(ref: ArtifactRef) -> str:
+    return f'"{ref.digest.removeprefix("sha256:")}"'
 
 
 def _span(request: web.Request, etag: str, size: int) -> Span | None:

@@ -52,6 +52,10 @@ class Metrics:
             "Verdicts found in the store though no event told of them.",
             registry=registry,
         )
+        self.rescued = Counter("t2m_jobs_sent_again_total", "Jobs of silent workers sent again.", registry=registry)
+        self.dead_letters = Counter(
+            "t2m_dead_letters_total", "Messages that the broker gave up.", ["queue"], registry=registry
+        )
         self.webhook_attempts = Counter(
             "t2m_webhook_attempts_total", "Attempts to deliver a message.", ["outcome"], registry=registry
         )

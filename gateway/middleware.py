@@ -119,9 +119,9 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 async def _principal(request: web.Request) -> Principal:
     try:
-        return await request.app[GATEWAY].authenticator.authenticate(_bearer(request))
+        return await request.app[GATEWAY].tokens.principal(_bearer(request))
     except TokenExpiredError:
-        raise _denied(Code.AUTH_EXPIRED, "Authentication token expired", "Get a new token") from None
+        raise ApiError(Code.AUTH_EXPIRED, "Authentication token expired", "Get a new token") from None
     except TokenInvalidError:
         raise _unfit() from None
 
@@ -146,18 +146,13 @@ def _bearer(request: web.Request) -> str:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         details = "Send the header Authorization: Bearer <your-token>"
-        raise _denied(Code.AUTH_REQUIRED, "Authentication required", details)
+        raise ApiError(Code.AUTH_REQUIRED, "Authentication required", details)
     return token.strip()
-
-
-def _denied(code: Code, message: str, details: str) -> ApiError:
-    challenge = "Bearer" if code is Code.AUTH_REQUIRED else 'Bearer error="invalid_token"'
-    return ApiError(code, message, details, headers={"WWW-Authenticate": challenge})
 
 
 def _unfit() -> ApiError:
     details = "Token is malformed or was not issued for this service"
-    return _denied(Code.AUTH_INVALID, "Invalid authentication token", details)
+    return ApiError(Code.AUTH_INVALID, "Invalid authentication token", details)
 
 
 def _route(request: web.Request) -> str:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Generic, TypeVar
 
-from gateway.query import Query
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from gateway.parameters import LARGEST, WHOLE, Parameters
 
 ITEMS_PER_PAGE = 20
 MAX_ITEMS_PER_PAGE = 100
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -25,15 +30,39 @@ class Page:
         return (self.number - 1) * self.size
 
 
-def read(query: Query) -> Page:
-    """The page that `page` and `items_per_page` ask for."""
-    return Page(
-        number=query.integer("page", 1, minimum=1),
-        size=query.integer("items_per_page", ITEMS_PER_PAGE, minimum=1, maximum=MAX_ITEMS_PER_PAGE),
-    )
+class Paged(Parameters):
+    """Query parameters of a list."""
+
+    page: Annotated[int, Field(ge=1, le=LARGEST), WHOLE] = 1
+    items_per_page: Annotated[int, Field(ge=1, le=MAX_ITEMS_PER_PAGE), WHOLE] = ITEMS_PER_PAGE
+
+    @property
+    def wanted(self) -> Page:
+        """The page that is asked for."""
+        return Page(self.page, self.items_per_page)
 
 
-def paginated(items: Sequence[Any], page: Page, total: int) -> dict[str, Any]:
+class Pagination(TypedDict):
+    """Where a page stands in its list."""
+
+    page: int
+    items_per_page: int
+    total_items: int
+    total_pages: int
+    has_next: bool
+    has_previous: bool
+    next_page: int | None
+    previous_page: int | None
+
+
+class Listing(TypedDict, Generic[T]):
+    """A page of a list."""
+
+    items: list[T]
+    pagination: Pagination
+
+
+def paginated(items: Sequence[T], page: Page, total: int) -> Listing[T]:
     """`data` of an answer: the items of one page and where it stands among all `total` items.
 
     A page after the last one is empty, and the page before it is the last one.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import Callable
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.log import server_logger
 
 from config.catalogue import Catalogue
 from config.settings import Settings
@@ -19,7 +22,25 @@ from pipeline.store.factory import open_store
 GRACE_S = 15.0
 """How long answers under way may take after the signal."""
 
+IDLE_S = 75.0
+"""How long a connection may wait for a request, and for the rest of its headers; proxies that keep connections open for
+60 s, as most do, are never cut off in between."""
+
 Ready = Callable[[str], None]
+
+
+class Unreadable(logging.Filter):
+    """Of requests that cannot be read, what they hold is not logged: it may be a token."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Leave the line, without the error that quotes the request."""
+        if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+            record.msg, record.exc_info = "unreadable request from %s", None
+            record.levelno, record.levelname = logging.INFO, "INFO"
+        return True
+
+
+UNREADABLE = Unreadable()
 
 
 def run_gateway(settings: Settings, catalogue: Catalogue, ready: Ready | None = None) -> None:
@@ -53,7 +74,8 @@ async def _serve(app: web.Application, settings: Settings, ready: Ready | None) 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=GRACE_S)
+    server_logger.addFilter(UNREADABLE)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=GRACE_S, keepalive_timeout=IDLE_S)
     await runner.setup()
     try:
         url = await _listen(runner, settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.database.events import Entry
@@ -32,3 +33,9 @@ def frame(entry: Entry) -> Frame:
     text = json.dumps(event_view(entry), ensure_ascii=False)
     kind = entry.event.kind
     return Frame(entry.seq, f"id: {entry.seq}\nevent: {kind}\ndata: {text}\n\n".encode(), kind in VERDICTS)
+
+
+def up_to_the_end(frames: Sequence[Frame]) -> Sequence[Frame]:
+    """Without what workers still said after the verdict; it is in the log."""
+    ends = [number for number, frame in enumerate(frames, 1) if frame.last]
+    return frames[: ends[0]] if ends else frames

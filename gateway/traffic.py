@@ -6,11 +6,23 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+
+from typing_extensions import TypedDict
 
 BOUNDS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 60_000)
 HOURS = 168
 """Kept: a week."""
+
+
+class TrafficView(TypedDict):
+    """Requests that one gateway answered; percentiles are bounds ("at most")."""
+
+    total: int
+    errors: int
+    error_rate: float | None
+    average_ms: float | None
+    p50_ms_at_most: int | None
+    p95_ms_at_most: int | None
 
 
 @dataclass
@@ -44,7 +56,7 @@ class Traffic:
         minute.seconds += seconds
         minute.slots[bisect_left(BOUNDS_MS, seconds * 1000)] += 1
 
-    def view(self, hours: int) -> dict[str, Any]:
+    def view(self, hours: int) -> TrafficView:
         """The answers of the last hours; times are None without any, percentiles the upper bounds of their slots."""
         since = int(self._clock() // 60) - hours * 60
         minutes = [minute for at, minute in self._minutes.items() if at > since]

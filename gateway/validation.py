@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -14,20 +15,40 @@ from gateway.errors import ApiError, Code, invalid
 
 MAX_BODY = 1 << 20
 """Bytes of a JSON body; the longest valid one has a few kilobytes."""
-FLAGS = {"true": True, "1": True, "false": False, "0": False}
+BODY_S = 20.0
+"""How long a body of that size may take to arrive."""
+
+T = TypeVar("T")
+
+
+async def arrived(request: web.Request, read: Callable[[], Awaitable[T]]) -> T:
+    """The body as `read` reads it, in time.
+
+    Raises:
+        ApiError: 408, it takes too long.
+        web.HTTPRequestEntityTooLarge: it is, or says it is, longer than `MAX_BODY`.
+    """
+    if request.content_length is not None and request.content_length > MAX_BODY:
+        raise web.HTTPRequestEntityTooLarge(MAX_BODY, request.content_length)
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await read()
+    except TimeoutError:
+        details = f"The body must arrive within {BODY_S:.0f} seconds"
+        raise ApiError(Code.VALIDATION_ERROR, "Request Timeout", details, status=408) from None
 
 
 async def json_object(request: web.Request) -> dict[str, Any]:
     """The body as a JSON object.
 
     Raises:
-        ApiError: 415 for another content type, 400 for what is no JSON object in UTF-8.
+        ApiError: 415 for another content type, 408 for a slow body, 400 for what is no JSON object in UTF-8.
         web.HTTPRequestEntityTooLarge: it is longer than `MAX_BODY`.
     """
     if request.content_type != "application/json":
         details = f"Content-Type must be application/json, not {request.content_type}"
         raise ApiError(Code.VALIDATION_ERROR, "Unsupported Media Type", details, status=415)
-    raw = await request.read()
+    raw = await arrived(request, request.read)
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError):
@@ -68,16 +89,3 @@ def _sentence(kind: str, text: str, model: type[BaseModel]) -> str:
     if kind == "missing":
         return "Required"
     return re.sub(r"^(Value error, |(Input|String|List) should )", lambda m: "" if m[2] is None else "Must ", text)
-
-
-def choice(request: web.Request, name: str, accepted: Sequence[str], default: str) -> str:
-    """A query parameter that is one of `accepted`."""
-    value = request.query.get(name, default)
-    if value not in accepted:
-        raise invalid({name: [f"Invalid {name}. Must be one of: {', '.join(accepted)}"]})
-    return value
-
-
-def flag(request: web.Request, name: str) -> bool:
-    """A boolean query parameter, false where it is left out."""
-    return FLAGS[choice(request, name, tuple(FLAGS), "false")]

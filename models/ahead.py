@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
+from models.contract import Interrupted
+
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
 
@@ -43,7 +45,7 @@ class Ahead(Generic[T]):
 
     At most one bulky item is kept in store, other items never wait. An exception of `work` is raised in the caller,
     after all that was sent before it. Leaving the `with` block makes the next `send` raise `Abandoned` and waits for
-    the thread's end, so no thread outlives its caller.
+    the thread's end, so no thread outlives its caller; but for a drain, where the process ends before the step may.
     """
 
     def __init__(self, work: Callable[[Send[T]], None]) -> None:
@@ -62,7 +64,8 @@ class Ahead(Generic[T]):
     ) -> None:
         self._left.set()
         self._room.release()
-        self._thread.join()
+        if not (isinstance(error, Interrupted) and error.reason == "drain"):
+            self._thread.join()
 
     def items(self, wanted: Callable[[], None]) -> Iterator[T]:
         """All items until `work` returns; `wanted` is called before each and at least every `POLL_S` seconds.

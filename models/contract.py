@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -39,7 +39,12 @@ class Cancellation(Protocol):
 
 
 class Interrupted(Exception):
-    """The work is no longer wanted here. `reason` is "cancelled" (for good) or "drain" (it goes on elsewhere)."""
+    """The work is no longer wanted here.
+
+    Attributes:
+        reason: "cancelled" (for good), "superseded" (another worker has it), "lease" (this worker had it long enough)
+            or "drain" (this worker is going down); after the last two it goes on elsewhere.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -51,6 +56,43 @@ class NeverCancelled:
 
     def check(self) -> None:
         """Never raises."""
+
+
+class Snapshot(Protocol):
+    """All that is needed to go on with a clip in another process."""
+
+    @property
+    def window(self) -> int:
+        """The window in hand, from 0."""
+
+    @property
+    def step(self) -> int:
+        """Denoising steps done in it."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the whole clip will have the bits of one drawn in a single run; not so after a change of hardware."""
+
+    def to_bytes(self) -> bytes:
+        """For `VideoModel.restore`; may take long, so not for the thread that denoises."""
+
+
+Take = Callable[[], Snapshot]
+"""Copies the state of a clip between two steps; good only while `Checkpoints.offer` runs."""
+
+
+class Checkpoints(Protocol):
+    """Keeps snapshots of a clip while it is drawn."""
+
+    def offer(self, done: int, total: int, take: Take) -> None:
+        """Called after each denoising step in the thread that denoises, which waits; may take a snapshot.
+
+        Args:
+            done: steps done in all windows, of `total`.
+
+        Raises:
+            Interrupted: no further step is wanted here; `VideoModel.generate` ends with it.
+        """
 
 
 def ignore(fraction: float, message: str = "", **details: Detail) -> None:
@@ -121,15 +163,31 @@ class VideoModel(Protocol):
     def understand(self, prompt: str) -> Understood:
         """What of `prompt` the model can draw."""
 
+    def restore(self, data: bytes, spec: ClipSpec) -> Snapshot:
+        """The snapshot that `Snapshot.to_bytes` gave for this very clip, in whatever process.
+
+        Raises:
+            SnapshotRefused: it is of another release, model, shape or seed; the clip has to start over.
+        """
+
     def generate(
-        self, spec: ClipSpec, report: Report = ignore, cancellation: Cancellation = NeverCancelled()
+        self,
+        spec: ClipSpec,
+        report: Report = ignore,
+        cancellation: Cancellation = NeverCancelled(),
+        checkpoints: Checkpoints | None = None,
+        resume: Snapshot | None = None,
     ) -> Iterator[Chunk]:
         """Draw a clip; yields exactly `spec.frames` frames in order, in chunks, as they are decoded.
 
         Denoising of the next window goes on while the caller consumes chunks. `report` gets the fraction of all
         denoising steps and decoding done, with details `step`, `steps`, `window`, `windows`.
 
+        Args:
+            resume: what `restore` gave: where to go on. The steps before are not repeated, all frames are decoded.
+
         Raises:
             ModelError: see `models.errors`.
-            Interrupted: as `cancellation` asked; within one denoising step.
+            Interrupted: as `cancellation` or `checkpoints` asked; within one denoising step. For a drain that
+                `cancellation` asked for, the step in hand is not waited for: the process is about to end.
         """

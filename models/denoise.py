@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,15 +12,30 @@ from torch import Tensor
 Predict = Callable[[Tensor, Tensor, int], Tensor]
 """(latents, timestep, step) → the guided prediction of the network, of the latents' shape."""
 
-OnStep = Callable[[int], None]
-"""Told the number of steps done; may raise to stop before the next one."""
+NOT_STATE = frozenset({"_internal_dict", "solver_p"})
+"""Attributes of a scheduler that are its configuration."""
+
+
+class Loop(Protocol):
+    """A denoising loop between two steps."""
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+
+    def save(self) -> dict[str, Any]:
+        """All that the rest depends on besides conditions: JSON and tensors, not yet copied."""
+
+
+OnStep = Callable[[Loop], None]
+"""Told after each step; may raise to stop before the next one."""
 
 
 @dataclass
 class DenoisingState:
     """Everything the rest of a denoising run depends on, besides its conditions.
 
-    A deep copy taken between two steps and run to the end gives bit-identical latents.
+    What `save` gives between two steps, restored and run to the end, gives bit-identical latents.
 
     Attributes:
         latents: noisy now, clean after the last step; float32, shape (1, channels, latent frames, height, width).
@@ -40,6 +55,19 @@ class DenoisingState:
         own.set_begin_index(0)
         return cls(latents, own)
 
+    @classmethod
+    def restore(cls, scheduler: Any, steps: int, saved: dict[str, Any]) -> DenoisingState:  # noqa: ANN401
+        """The state that was saved by a run of a scheduler configured like `scheduler`."""
+        state = cls.start(scheduler, steps, saved["latents"])
+        vars(state.scheduler).update(saved["scheduler"])
+        state.step = saved["step"]
+        return state
+
+    def save(self) -> dict[str, Any]:
+        """See `Loop.save`."""
+        scheduler = {name: value for name, value in vars(self.scheduler).items() if name not in NOT_STATE}
+        return {"latents": self.latents, "step": self.step, "scheduler": scheduler}
+
     @property
     def timesteps(self) -> Tensor:
         """All timesteps of the run, descending; shape (steps,)."""
@@ -54,4 +82,4 @@ def denoise(state: DenoisingState, predict: Predict, on_step: OnStep) -> None:
         prediction = predict(state.latents, t, state.step)
         state.latents = state.scheduler.step(prediction, t, state.latents, return_dict=False)[0]
         state.step += 1
-        on_step(state.step)
+        on_step(state)

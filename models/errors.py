@@ -43,6 +43,10 @@ class OutOfMemory(ModelError):
     fault: ClassVar[Fault] = Fault.RESOURCE
 
 
+class SnapshotRefused(ModelError):
+    """A snapshot is of another release, model, shape or seed, or is none; the clip has to start over."""
+
+
 @contextmanager
 def translated(model: str, vram_gib: float) -> Iterator[None]:
     """Turn torch's out-of-memory error of `model` into `OutOfMemory`.

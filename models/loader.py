@@ -60,7 +60,7 @@ def _load(entry: ModelEntry, folder: Path, device: str) -> VideoModel:
     _silence_bars()
     adapter = importlib.import_module(ADAPTERS[entry.family])
     try:
-        return LoadedModel(entry, adapter.load(entry, folder, device))
+        return LoadedModel(entry, adapter.load(entry, folder, device), device)
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(
             f"{entry.name} does not fit the GPU.", remedy=f"It needs about {entry.vram_gib:g} GiB of GPU memory."

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from config.catalogue import ModelEntry, Size
+from models import contract
 from models.ahead import Ahead, Send
-from models.contract import Cancellation, Chunk, ClipSpec, NeverCancelled, Report, Understood, ignore
-from models.denoise import OnStep
+from models.contract import (
+    Cancellation,
+    Checkpoints,
+    Chunk,
+    ClipSpec,
+    NeverCancelled,
+    Report,
+    Understood,
+    ignore,
+)
+from models.denoise import Loop
 from models.errors import UnsupportedShape, translated
 from models.families.base import Clip, Family, Latents
 from models.frames import crop
 from models.progress import Progress, StepDone
+from models.snapshot import Snapshot, place_of, work_of
 
 Message = StepDone | Latents
 
 
 class LoadedModel:
-    """A catalogue row with its weights in memory; see `models.contract.VideoModel`."""
+    """A catalogue row with its weights in memory on a device of torch; see `models.contract.VideoModel`."""
 
-    def __init__(self, entry: ModelEntry, family: Family) -> None:
+    def __init__(self, entry: ModelEntry, family: Family, device: str) -> None:
         self._entry = entry
         self._family = family
+        self._device = device
 
     @property
     def entry(self) -> ModelEntry:
@@ -37,18 +50,35 @@ class LoadedModel:
         """What of `prompt` the model can draw."""
         return self._family.understand(prompt)
 
+    def restore(self, data: bytes, spec: ClipSpec) -> Snapshot:
+        """See `VideoModel.restore`."""
+        snapshot = Snapshot.from_bytes(data)
+        snapshot.check(work_of(self._entry, spec))
+        return snapshot.brought_to(place_of(self._device))
+
     def generate(
-        self, spec: ClipSpec, report: Report = ignore, cancellation: Cancellation = NeverCancelled()
+        self,
+        spec: ClipSpec,
+        report: Report = ignore,
+        cancellation: Cancellation = NeverCancelled(),
+        checkpoints: Checkpoints | None = None,
+        resume: contract.Snapshot | None = None,
     ) -> Iterator[Chunk]:
         """See `VideoModel.generate`. `report` and `cancellation` are called in the caller's thread only."""
+        if resume is not None and not isinstance(resume, Snapshot):
+            raise TypeError("`resume` is what `restore` gave")
         size = self._size(spec)
         clip = self._family.clip(spec, size)
         progress = Progress(report, windows=clip.windows, steps=spec.steps, frames=spec.frames)
-        return self._stream(clip, spec, progress, cancellation)
+        work, place = work_of(self._entry, spec), place_of(self._device)
+        denoising = Denoising(clip, spec.steps, checkpoints, resume, work, place)
+        return self._stream(clip, spec, progress, cancellation, denoising)
 
-    def _stream(self, clip: Clip, spec: ClipSpec, progress: Progress, cancellation: Cancellation) -> Iterator[Chunk]:
+    def _stream(
+        self, clip: Clip, spec: ClipSpec, progress: Progress, cancellation: Cancellation, denoising: Denoising
+    ) -> Iterator[Chunk]:
         missing = spec.frames
-        with translated(self._entry.name, self._entry.vram_gib), Ahead[Message](_denoising(clip)) as ahead:
+        with translated(self._entry.name, self._entry.vram_gib), Ahead[Message](denoising) as ahead:
             for latents in progress.steps_of(ahead.items(cancellation.check)):
                 for chunk in clip.decode(latents):
                     chunk = _shown(chunk, spec, missing)
@@ -69,18 +99,47 @@ class LoadedModel:
         )
 
 
-def _denoising(clip: Clip) -> Callable[[Send[Message]], None]:
+class Denoising:
     """The work of the thread ahead: every window of `clip`, a message per step and one with each window's latents."""
 
-    def work(send: Send[Message]) -> None:
-        for window in range(clip.windows):
-            send(clip.denoise(window, clip.encode(window), _steps_of(window, send)), bulky=True)
+    def __init__(
+        self,
+        clip: Clip,
+        steps: int,
+        checkpoints: Checkpoints | None,
+        resume: Snapshot | None,
+        work: Mapping[str, Any],
+        place: Mapping[str, Any],
+    ) -> None:
+        self._clip, self._steps, self._checkpoints, self._resume = clip, steps, checkpoints, resume
+        self._work, self._place = work, place
+        self._finished = resume.finished if resume else []
+        self._exact = resume is None or resume.exact
 
-    return work
+    def __call__(self, send: Send[Message]) -> None:
+        """Draw what is missing; latents that a snapshot brought are sent as if they had just been drawn."""
+        loop = None
+        if self._resume:
+            loop = self._resume.loop
+            send(StepDone(self._resume.window, self._resume.step))
+        for latents in self._finished:
+            send(latents, bulky=True)
+        for window in range(len(self._finished), self._clip.windows):
+            previous = self._finished[-1] if self._finished else None
+            conditions = self._clip.encode(window)
+            latents = self._clip.denoise(window, conditions, lambda loop: self._step_done(loop, send), previous, loop)
+            loop = None
+            self._finished.append(latents)
+            send(latents, bulky=True)
 
+    def _step_done(self, loop: Loop, send: Send[Message]) -> None:
+        window, steps = len(self._finished), self._steps
+        send(StepDone(window, loop.step))
+        if self._checkpoints:
+            self._checkpoints.offer(window * steps + loop.step, self._clip.windows * steps, lambda: self._take(loop))
 
-def _steps_of(window: int, send: Send[Message]) -> OnStep:
-    return lambda step: send(StepDone(window, step))
+    def _take(self, loop: Loop) -> Snapshot:
+        return Snapshot.take(self._work, self._place, self._finished, loop.save(), loop.step, self._exact)
 
 
 def _shown(chunk: Chunk, spec: ClipSpec, missing: int) -> Chunk:

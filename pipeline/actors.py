@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +19,8 @@ from pipeline.vocabulary import Stage, StageMessage
 
 BACKOFF_S = (2.0, 8.0, 30.0)
 """Waits before the first, second, and each later retry: a blip is bridged, a restart of a server as well."""
+JITTER = 0.5
+"""Share by which a wait is made longer at most, so that what failed together does not come back together."""
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +69,7 @@ def _handle(runner: Runner, lane: Lane, body: dict[str, Any], backoff_s: tuple[f
     except TimeLimitExceeded:
         runner.fail(message, _too_long(lane))
     except TryAgain as again:
-        delay_s = backoff_s[min(retries, len(backoff_s) - 1)]
+        delay_s = backoff_s[min(retries, len(backoff_s) - 1)] * random.uniform(1, 1 + JITTER)  # noqa: S311
         raise dramatiq.Retry(str(again.error), delay=round(delay_s * 1000)) from again
 
 

@@ -5,8 +5,9 @@ What is set on purpose, in both:
 - Only the middleware of `_middleware`. The default ten minutes of `TimeLimit` become the longest lane's limit; actors
   set their own lane's. There is no `AgeLimit`: a job that waited long is still wanted. There are no `Callbacks` and
   `Pipelines`: the chain sends its next message itself, after the record of the stage is written.
-- Retries come after 1 to 30 s: a delayed message waits unacknowledged in a worker's memory, where RabbitMQ's consumer
-  timeout (30 min) runs.
+- A message that is to come back later waits in RabbitMQ, in a queue without consumers whose expired messages go to
+  the queue they are for. Dramatiq would keep it unacknowledged in a worker's memory, where the consumer timeout runs,
+  and where nothing fires while there are no workers.
 - A queue hands out as many messages at once as its lane has threads, so that a busy worker never hoards what an idle
   one could run.
 
@@ -41,7 +42,10 @@ from pipeline.topology import LANES
 
 RETRY_FIRST_S, RETRY_LONGEST_S = 1, 30
 DELAYED_PREFETCH = 100
-"""Delayed messages one worker holds: one that is due late must not hide another that is due soon."""
+"""Delayed messages that are looked at in memory: one that is due late must not hide another that is due soon."""
+WAITS_S = (1, 2, 4, 8, 16, 32, 64)
+"""Longest delays of the waiting queues. RabbitMQ looks only at the head of a queue for what has expired; with delays of
+like length in one queue, none waits for more than twice its own."""
 SEND_LIMIT_S = 15.0
 """How long a send goes on trying while RabbitMQ refuses connections: longer than its restart takes."""
 SEND_PAUSE_S = 0.5
@@ -125,15 +129,24 @@ class RabbitBroker(RabbitmqBroker):
         Raises:
             BrokerLost: RabbitMQ cannot be reached, or has the queue with other arguments.
         """
+        if queue_name not in self.queues:
+            self.emit_before("declare_queue", queue_name)
+            self.queues.add(queue_name)
+            self.queues_pending.add(queue_name)
+            self.emit_after("declare_queue", queue_name)
         try:
-            super().declare_queue(queue_name, ensure=ensure)
+            if ensure:
+                self._ensure_queue(queue_name)  # type: ignore[no-untyped-call]
         except BrokerLost:
             raise
         except BrokerConnectionError as error:
-            raise self._lost(error) from error
+            raise self.lost(error) from error
 
     def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
         """Send a message and wait until RabbitMQ has it. A retry after a lost confirm may send it twice.
+
+        Args:
+            delay: milliseconds it waits in RabbitMQ before it is delivered, at most about a minute.
 
         Raises:
             BrokerLost: RabbitMQ could not be reached for 15 s, or took nothing for 60 s.
@@ -142,13 +155,33 @@ class RabbitBroker(RabbitmqBroker):
         pause_s = 0.0  # an idle connection that the server dropped is noticed by the first try
         while True:
             try:
-                return super().enqueue(message, delay=delay)
+                return super().enqueue(message) if delay is None else self._enqueue_later(message, delay)
             except BrokerConnectionError as error:
-                lost = self._lost(error)
+                lost = self.lost(error)
                 if isinstance(lost, BrokerBlocked) or time.monotonic() + pause_s > give_up:
                     raise lost from error
             time.sleep(pause_s)
             pause_s = SEND_PAUSE_S
+
+    def _enqueue_later(self, message: dramatiq.Message[Any], delay: int) -> dramatiq.Message[Any]:
+        queue = message.queue_name
+        self.declare_queue(queue, ensure=True)
+        longest = next((wait for wait in WAITS_S if delay <= wait * 1000), WAITS_S[-1])
+        waiting = f"{queue}.wait.{longest}"
+        after = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": queue, "x-queue-type": self._queue_type}
+        properties = pika.BasicProperties(delivery_mode=2, expiration=str(min(delay, longest * 1000)))
+        try:
+            self.channel.queue_declare(queue=waiting, durable=True, arguments=after)
+            self.emit_before("enqueue", message, delay)
+            self.channel.basic_publish("", waiting, message.encode(), properties, mandatory=True)
+        except (pika.exceptions.AMQPConnectionError, pika.exceptions.AMQPChannelError) as error:
+            del self.connection
+            raise ConnectionClosed(error) from None  # type: ignore[no-untyped-call]
+        self.emit_after("enqueue", message, delay)
+        return message
+
+    def _declare_dq_queue(self, queue_name: str) -> None:
+        """None: see `_enqueue_later`."""
 
     def _build_queue_arguments(self, queue_name: str) -> dict[str, Any]:
         limit = {"x-delivery-limit": DELIVERY_LIMIT} if self._queue_type == "quorum" else {}
@@ -159,8 +192,10 @@ class RabbitBroker(RabbitmqBroker):
         arguments = {"x-queue-type": self._queue_type, "x-message-ttl": DEAD_LETTER_TTL_S * 1000}
         return self.channel.queue_declare(queue=xq_name(queue_name), durable=True, arguments=arguments)
 
-    def _lost(self, error: BrokerConnectionError) -> BrokerLost:
-        cause = error.message if isinstance(error.message, BaseException) else error
+    def lost(self, error: Exception) -> BrokerLost:
+        """`error` of pika or Dramatiq as one of ours."""
+        wrapped = getattr(error, "message", None)
+        cause = wrapped if isinstance(wrapped, BaseException) else error
         return explain(cause, self._where)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import structlog
 
@@ -18,13 +19,46 @@ CHECK_INTERVAL_S = 1.0
 log = structlog.get_logger(__name__)
 
 
-class Stops:
-    """What the tokens of one process share: broadcast cancellations and the drain. Thread-safe."""
+class Denoising(Protocol):
+    """A render that can leave a checkpoint at the end of a step."""
 
-    def __init__(self) -> None:
-        self.draining = threading.Event()
+    @property
+    def denoising(self) -> bool:
+        """Steps are missing."""
+
+    def fits(self, deadline: float) -> bool:
+        """Whether it can leave one by then, a time of the token's clock."""
+
+
+class Stops:
+    """What the tokens of one process share: broadcast cancellations and the drain. Thread-safe.
+
+    Attributes:
+        finish_by: time (of `clock`) until which running work may still finish; None while no drain was asked for.
+        leave_by: time at which the last hand-over has to be done.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.finish_by: float | None = None
+        self.leave_by = float("inf")
         self._tokens: set[Token] = set()
         self._lock = threading.Lock()
+
+    def drain(self, finish_s: float = 0.0, leave_s: float = 0.0) -> None:
+        """This worker is going down: renders leave a checkpoint soon, other work may go on for `finish_s`.
+
+        Args:
+            leave_s: until what a render has to have left; one whose step takes longer leaves at once.
+        """
+        if self.finish_by is None:  # the first one counts
+            self.leave_by = self.clock() + leave_s
+            self.finish_by = self.clock() + finish_s
+
+    @property
+    def draining(self) -> bool:
+        """This worker is going down."""
+        return self.finish_by is not None
 
     def hurry(self, job_id: str) -> None:
         """A cancellation of `job_id` was broadcast: its tokens ask the store at their next check."""
@@ -55,6 +89,7 @@ class Token:
 
     Args:
         alive: called at each check, for whoever watches that the work moves.
+        render: the work, if it can leave checkpoints.
     """
 
     def __init__(
@@ -63,11 +98,11 @@ class Token:
         job_id: str,
         stops: Stops,
         alive: Callable[[], None] = lambda: None,
-        clock: Callable[[], float] = time.monotonic,
+        render: Denoising | None = None,
     ) -> None:
         self.job_id = job_id
-        self._jobs, self._stops, self._alive, self._clock = jobs, stops, alive, clock
-        self._next_look = clock() + CHECK_INTERVAL_S  # the runner has just looked
+        self._jobs, self._stops, self._alive, self._clock, self._render = jobs, stops, alive, stops.clock, render
+        self._next_look = self._clock() + CHECK_INTERVAL_S  # the runner has just looked
         self._decided = False
 
     def __enter__(self) -> Token:
@@ -90,8 +125,16 @@ class Token:
         self._alive()
         if self._decided or self._look():
             raise Interrupted("cancelled")
-        if self._stops.draining.is_set():
+        if self._must_leave():
             raise Interrupted("drain")
+
+    def _must_leave(self) -> bool:
+        """For a drain: at once if the time given is over, or will be before a render could leave a checkpoint."""
+        if self._stops.finish_by is None:
+            return False
+        if self._render is not None and self._render.denoising:
+            return not self._render.fits(self._stops.leave_by)
+        return self._clock() >= self._stops.finish_by
 
     def _look(self) -> bool:
         if self._clock() < self._next_look:

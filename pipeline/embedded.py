@@ -13,10 +13,11 @@ from pipeline.bus.memory import MemoryBus
 from pipeline.cancellation import Stops
 from pipeline.dispatch import first_message, send
 from pipeline.jobs import Jobs
-from pipeline.runtime import Crew, all_queues, by_class, make_runner
+from pipeline.runtime import LEAVE_SHARE, Crew, by_class, make_runner
 from pipeline.steps import Functions
 from pipeline.store.base import ObjectStore
 from pipeline.store.factory import open_store
+from pipeline.topology import all_queues
 from pipeline.vocabulary import Final, JobRequest
 
 POLL_S = 0.2
@@ -73,7 +74,7 @@ class EmbeddedRuntime:
 
     def stop(self, grace_s: float = GRACE_S) -> None:
         """Interrupt what runs and end all threads, in `grace_s` seconds at most; a job sent again goes on."""
-        self._stops.draining.set()
+        self._stops.drain(leave_s=LEAVE_SHARE * grace_s)
         for crew in self._crews:
             crew.stop(grace_s)
         self.broker.close()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TypeVar
 
@@ -52,7 +53,7 @@ class Jobs:
 
     def present(self, job_id: str) -> frozenset[str]:
         """Keys of all objects of a job: in one request, what asking for verdict and records would take several."""
-        return frozenset(info.key for info in self.store.list(f"jobs/{job_id}/"))
+        return frozenset(info.key for info in self.store.list(keys.job(job_id)))
 
     def learn(self, request: JobRequest | None, records: Iterable[StageRecord]) -> None:
         """Remember what a message brought along."""
@@ -125,26 +126,36 @@ class Jobs:
             with self._lock:
                 self._known.pop(key, None)
 
-    def count_loss(self, job_id: str, stage: Stage) -> int:
-        """Note that a delivery of `stage` was lost with its worker; returns how often that happened to this job."""
-        key = keys.losses(job_id, stage)
+    def take_redelivered(self, job_id: str, stage: Stage, worker: str) -> tuple[str, ...]:
+        """Note that `worker` took up a delivery that was lost before; returns the others who did and never ended it."""
+        return self._change_takers(job_id, stage, lambda takers: (*takers, worker), worker)
+
+    def end_redelivered(self, job_id: str, stage: Stage, worker: str) -> None:
+        """`worker` lives: its run of that delivery has ended."""
+        self._change_takers(job_id, stage, lambda takers: takers, worker)
+
+    def _change_takers(
+        self, job_id: str, stage: Stage, change: Callable[[tuple[str, ...]], tuple[str, ...]], worker: str
+    ) -> tuple[str, ...]:
+        """Change those without `worker` to what is to be noted; returns those without `worker`."""
+        key = keys.takers(job_id, stage)
         while True:
             try:
                 data, etag = self.store.get(key)
             except ObjectMissing:
-                data, etag = b"0", ""
-            lost = int(data) + 1
+                data, etag = b"[]", ""
+            others = tuple(name for name in json.loads(data) if name != worker)
             try:
-                self._write(key, str(lost).encode(), etag)
+                self._write(key, json.dumps(change(others)).encode(), etag)
             except (AlreadyExists, PreconditionFailed):
-                continue  # another worker counted a loss at the same moment
-            return lost
+                continue  # another worker did so at the same moment
+            return others
 
     def _write(self, key: str, data: bytes, etag: str) -> None:
         if etag:
-            self.store.replace(key, data, etag, "text/plain")
+            self.store.replace(key, data, etag)
         else:
-            self.store.create(key, data, "text/plain")
+            self.store.create(key, data)
 
     def _load(self, key: str, kind: type[WordT]) -> WordT | None:
         with self._reading[hash(key) % len(self._reading)]:  # neighbours want the same words at the same time

@@ -1,7 +1,7 @@
 """Structured logs, of structlog and of the standard library alike: JSON for machines or coloured lines for people.
 
 Every line of a stage run carries `job_id`, `trace_id` and `stage` (bound by the runner). Secrets are cut out of
-whatever is logged: the values of the settings' secrets, passwords in URLs, signatures in presigned URLs.
+whatever is logged: the values of the settings' secrets, passwords and signatures in URLs, tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from config.settings import LogSettings
 
-IN_URLS = re.compile(r"(?<=://)[^/\s:@]*:[^@\s/]+(?=@)|(?<=X-Amz-Signature=)\w+|(?<=X-Amz-Security-Token=)[^&\s]+")
+BY_FORM = re.compile(
+    r"(?<=://)[^/\s:@]*:[^@\s/]+(?=@)|(?<=X-Amz-Signature=)\w+|(?<=X-Amz-Security-Token=)[^&\s]+"
+    r"|(?<=signature=)[\w-]+|\beyJ[\w-]+\.[\w-]+\.[\w-]*|whsec_[\w+/=]+"
+)
+"""Passwords and signatures in URLs, tokens (JWT), secrets of webhooks."""
 HIDDEN = "[hidden]"
 SHORTEST_SECRET = 6
 """Shorter values ("guest") would cut holes into ordinary words."""
@@ -29,6 +33,7 @@ QUIET = {
     "aio_pika": logging.ERROR,
     "aiormq": logging.ERROR,
     "urllib3": logging.ERROR,
+    "aiosqlite": logging.INFO,  # below that it tells every statement with its values, secrets and prompts among them
     # A retry is no error; the runner has logged why. Failures of Dramatiq itself still show.
     "dramatiq.middleware.retries.Retries": logging.ERROR,
     "dramatiq": logging.WARNING,
@@ -97,7 +102,7 @@ class Hide:
 
     def _clean(self, value: object) -> object:
         if isinstance(value, str):
-            value = IN_URLS.sub(HIDDEN, value)
+            value = BY_FORM.sub(HIDDEN, value)
             return self._known.sub(HIDDEN, value) if self._known else value
         if isinstance(value, dict):
             return {key: self._clean(inner) for key, inner in value.items()}

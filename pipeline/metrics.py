@@ -29,6 +29,7 @@ STEP_SECONDS = Histogram(
 FRAMES_PER_SECOND = Histogram(
     "t2m_stage_frames_per_second", "Frames of the finished video per second of work.", ("stage",), buckets=RATE_BUCKETS
 )
+CHECKPOINTS = Counter("t2m_checkpoints_total", "Snapshots of renders that were kept.")
 STORE_BYTES = Counter("t2m_store_bytes_total", "Bytes of artifacts moved from and to the store.", ("direction",))
 ERRORS = Counter("t2m_errors_total", "Errors of stage runs, by type.", ("stage", "type"))
 LOST_DELIVERIES = Counter("t2m_lost_deliveries_total", "Deliveries whose worker died or lost its broker.", ("stage",))

@@ -9,9 +9,23 @@ import secrets
 import uuid
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, TypeAdapter, ValidationError, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    HttpUrl,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from config.catalogue import Catalogue, ModelEntry
 from pipeline.errors import InvalidRequest
@@ -23,8 +37,40 @@ DEFAULT_DURATION_S = 4.0
 MAX_METADATA_BYTES = 4096
 MIN_EXPIRES_IN_S, MAX_EXPIRES_IN_S = 60, 10 * 365 * 24 * 3600
 HTTP_URL = TypeAdapter(HttpUrl)
+CONTROLS = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f"
+PLAIN, PRINTABLE = rf"^[^{CONTROLS}]*$", rf"^[^{CONTROLS}]*[^\s{CONTROLS}][^{CONTROLS}]*$"
+RECEIVER: dict[str, Any] = {"pattern": "^https?://"}
+"""How a URL is documented; what it may be exactly depends on where it leads."""
 MAX_GUIDANCE = 30
 """Far above any catalogue row (1 to 7.5); beyond it guided predictions only saturate."""
+
+
+class Asked(BaseModel):
+    """Base of what a client may ask for. A field that is null counts as left out, and is documented so."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Mapping[str, object]) -> dict[str, object]:
+        return {name: value for name, value in given.items() if value is not None or name not in cls.model_fields}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        told = handler.resolve_ref_schema(handler(schema))
+        for name, field in told["properties"].items():
+            if name not in told.get("required", []) and "anyOf" not in field:
+                about = {key: field.pop(key) for key in ("title", "default") if key in field}
+                told["properties"][name] = {"anyOf": [field, {"type": "null"}], **about}
+        return told
+
+
+def _integral(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+INTEGRAL = BeforeValidator(_integral)
+"""Behind an integer's limits: JSON knows numbers only, and 24.0 is as whole as 24."""
 
 
 def resolve(body: Mapping[str, object], *, user_id: str, catalogue: Catalogue, default_model: str) -> JobRequest:
@@ -40,8 +86,9 @@ def resolve(body: Mapping[str, object], *, user_id: str, catalogue: Catalogue, d
     Raises:
         InvalidRequest: names every wrong or unknown field, with what would be accepted.
     """
-    given = {name: value for name, value in body.items() if value is not None}
-    name = given.pop("model", default_model)
+    given = dict(body)
+    name = given.pop("model", None)
+    name = default_model if name is None else name
     known = isinstance(name, str) and name in catalogue.names
     entry = catalogue.get(str(name) if known else default_model)
     errors = {} if known else {"model": [f"Must be one of: {', '.join(catalogue.names)}"]}
@@ -55,7 +102,7 @@ def resolve(body: Mapping[str, object], *, user_id: str, catalogue: Catalogue, d
 
 
 @lru_cache(maxsize=64)
-def _parameters(row: str) -> type[BaseModel]:
+def _parameters(row: str) -> type[Asked]:
     entry = ModelEntry.model_validate_json(row)
     ratios = entry.aspect_ratios
     fields: dict[str, Any] = {
@@ -66,33 +113,47 @@ def _parameters(row: str) -> type[BaseModel]:
             min(DEFAULT_DURATION_S, entry.max_duration_s),
         ),
         "quality": (Literal["720p", "1080p"], "1080p"),
-        "fps": (Annotated[int, Field(ge=1, le=MAX_FPS)], entry.output_fps),
+        "fps": (Annotated[int, Field(ge=1, le=MAX_FPS), INTEGRAL], entry.output_fps),
         "aspect_ratio": (Literal[ratios], ratios[0]),
-        "seed": (Annotated[int, Field(ge=0, lt=2**32)] | None, None),
-        "steps": (Annotated[int, Field(ge=1, le=entry.max_steps)], entry.steps),
+        "seed": (Annotated[int, Field(ge=0, lt=2**32), INTEGRAL] | None, None),
+        "steps": (Annotated[int, Field(ge=1, le=entry.max_steps), INTEGRAL], entry.steps),
         "guidance": (Annotated[float, Field(ge=1, le=MAX_GUIDANCE)], entry.guidance),
         "priority": (Literal["low", "normal", "high"], "normal"),
-        "metadata": (Annotated[dict[str, Any], AfterValidator(_small)], {}),
-        "webhook_url": (Annotated[str, AfterValidator(_http_url)] | None, None),
-        "expires_in": (Annotated[int, Field(ge=MIN_EXPIRES_IN_S, le=MAX_EXPIRES_IN_S)] | None, None),
+        "metadata": (Annotated[dict[str, Any], AfterValidator(_small)], Field(default_factory=dict)),
+        "webhook_url": (Annotated[str, Field(json_schema_extra=RECEIVER), AfterValidator(_http_url)] | None, None),
+        "expires_in": (Annotated[int, Field(ge=MIN_EXPIRES_IN_S, le=MAX_EXPIRES_IN_S), INTEGRAL] | None, None),
         "reuse": (bool, False),
     }
-    strict = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-    return create_model(f"GenerateWith{entry.name}", __config__=strict, **fields)
+    return create_model(_class_name(entry), __base__=Asked, **fields)
 
 
-def parameters(entry: ModelEntry) -> type[BaseModel]:
+def parameters(entry: ModelEntry) -> type[Asked]:
     """The body a client may send for a model, as a pydantic class whose limits and defaults are that row's."""
     return _parameters(entry.model_dump_json())
 
 
+def bodies(catalogue: Catalogue, default_model: str) -> Any:  # noqa: ANN401 - a type form
+    """All bodies `resolve` takes, as a union of one class for each model; only the default model may be left out."""
+    return Union[tuple(_named(entry, entry.name == default_model) for entry in catalogue)]  # noqa: UP007 - of a list
+
+
+def _named(entry: ModelEntry, default: bool) -> type[Asked]:
+    model: Any = (Literal[entry.name], entry.name if default else ...)
+    return create_model(_class_name(entry), __base__=parameters(entry), model=model)
+
+
+def _class_name(entry: ModelEntry) -> str:
+    return f"GenerateWith_{re.sub('[^a-z0-9]', '_', entry.name)}"
+
+
 def _text(minimum: int, maximum: int) -> Any:  # noqa: ANN401 - a type form
-    check = AfterValidator(_printable if minimum else _plain)
-    return Annotated[str, Field(min_length=minimum, max_length=maximum), check]
+    check, pattern = (_printable, PRINTABLE) if minimum else (_plain, PLAIN)
+    told: dict[str, Any] = {"pattern": pattern}
+    return Annotated[str, Field(min_length=minimum, max_length=maximum, json_schema_extra=told), AfterValidator(check)]
 
 
 def _plain(text: str) -> str:
-    if re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", text):
+    if re.search(f"[{CONTROLS}]", text):
         raise ValueError("Must not contain control characters")
     return text
 

@@ -17,8 +17,8 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -31,11 +31,12 @@ from models.contract import Detail, Interrupted, Report
 from pipeline import keys, metrics, steps
 from pipeline.bus.base import EventPublisher
 from pipeline.cancellation import CHECK_INTERVAL_S, Stops, Token
-from pipeline.errors import Disconnected, ObjectMissing, OutOfRam, ScratchFull, Unexpected, WorkerLost
+from pipeline.errors import Disconnected, ObjectMissing, OutOfRam, ScratchFull, StoreError, Unexpected, WorkerLost
+from pipeline.fitness import Health
+from pipeline.hold import MOST_LOST, USUAL, Hold, Rules
 from pipeline.jobs import Jobs
 from pipeline.progress import Events, Progress
 from pipeline.steps import CHAIN, Functions, Made, Records, Work
-from pipeline.topology import LANES
 from pipeline.vocabulary import (
     ArtifactRef,
     EventKind,
@@ -50,6 +51,8 @@ from pipeline.vocabulary import (
 )
 from stages.contract import Artifact
 
+GOES_ON = {"drain": "handed back", "lease": "handed on"}
+"""Reasons to stop after which the work goes on elsewhere, and the outcome they make."""
 TRANSFERS = 4
 """Blobs moved at a time: enough to hide a store's latency behind the many small files of HLS."""
 
@@ -114,6 +117,11 @@ class Runner:
         scratch: folder for working files; each run has its own folder in it and removes it.
         stops: whether to go on; shared with whoever drains the process.
         watch: told that runs move.
+        worker: name of this process.
+        rules: of checkpoints and leases.
+
+    Attributes:
+        unfit: why this process should take no more work; "" while it is well.
     """
 
     def __init__(
@@ -125,6 +133,8 @@ class Runner:
         scratch: Path,
         stops: Stops | None = None,
         watch: Watch = unwatched,
+        worker: str = "",
+        rules: Rules = USUAL,
     ) -> None:
         self._jobs, self._publisher, self._send = jobs, publisher, send
         self._functions, self._scratch, self._watch = functions, scratch, watch
@@ -132,7 +142,15 @@ class Runner:
         self.stops = stops or Stops()
         self._neighbours = Neighbours()
         self._transfers = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="transfer")
+        self._worker, self._rules = worker, rules
+        self._uploads = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._health = Health()
         publisher.on_cancel(self.stops.hurry)
+
+    @property
+    def unfit(self) -> str:
+        """See above."""
+        return self._health.unfit
 
     def run(self, message: StageMessage, retries_left: int = 0, redelivered: bool = False) -> None:
         """Handle one message to its end; returns when it may be acknowledged.
@@ -158,6 +176,8 @@ class Runner:
         final = Final(job_id=message.job_id, status=Status.FAILED, at=now(), failure=failure)
         events = events or self._events(message)
         self._decide(final, events)
+        with suppress(StoreError):
+            self._clean_up(message.job_id, self._jobs.present(message.job_id))
         events.flush()
 
     def _events(self, message: StageMessage) -> Events:
@@ -167,11 +187,12 @@ class Runner:
         events = self._events(message)
         try:
             try:
-                with self._neighbours.running(message.job_id, message.stage):
+                with self._neighbours.running(message.job_id, message.stage), self._survived(message, redelivered):
                     outcome = self._run(message, events, redelivered)
             except Interrupted as interrupted:
                 outcome = self._interrupted(message, interrupted, events)
             events.flush()
+            self._health.did(outcome)
             return outcome
         except Exception as error:  # noqa: BLE001 - whatever a stage throws ends up in `final`, never in a lost message
             return self._failed(message, translated(error), retries_left, events)
@@ -183,6 +204,7 @@ class Runner:
         else:
             present = self._jobs.present(message.job_id)
         if keys.final(message.job_id) in present and (final := self._jobs.final(message.job_id)):
+            self._clean_up(message.job_id, present)
             events.close(final)
             return "decided"
         try:
@@ -191,27 +213,87 @@ class Runner:
             log.warning("message of a job that is not in the store")
             return "unknown"
         if redelivered:
-            self._count_loss(message)
+            self._bound_losses(message)
         if message.stage is Stage.PUBLISH:
             return self._publish(message, request, events)
         done = keys.record(message.job_id, message.stage) in present
-        if not done:
+        cleaned: Future[None] | None = None
+        if done:
+            self._clean_up(message.job_id, present)
+        elif message.stage is Stage.RENDER:
+            cleaned = self._render(message, request, events, redelivered)
+        else:
             self._jobs.commit(self._work(message, request, self._upstream(message), events))
         events.finished()
         self._hand_on(message, request)
+        if cleaned is not None:
+            cleaned.result()
         return "skipped" if done else "done"
 
-    def _count_loss(self, message: StageMessage) -> None:
-        """Bound how many workers a job may take down with it. Raises `WorkerLost`."""
+    def _render(self, message: StageMessage, request: JobRequest, events: Events, redelivered: bool) -> Future[None]:
+        """Take the render up, or go on with it, until it has its record or goes on elsewhere.
+
+        Returns the end of the cleaning up behind it, to be waited for before the message is acknowledged.
+        """
+        hold = Hold(self._jobs.store, message, self._worker, self._rules, self.stops, self._uploads)
+        try:
+            resume = None
+            if _fresh(message, redelivered):
+                hold.take_soon()
+            else:
+                resume = hold.take(redelivered)
+            record = self._work(message, request, {}, events, hold, resume)
+            hold.settle()
+            self._jobs.commit(record)
+        except Interrupted as interrupted:
+            if interrupted.reason in GOES_ON:
+                hold.hand_on(self._send_on(message))
+            elif interrupted.reason == "cancelled":
+                hold.clean_up()
+            raise
+        except Exception:
+            hold.let_go()
+            raise
+        return self._uploads.submit(hold.clean_up)
+
+    def _clean_up(self, job_id: str, present: Iterable[str]) -> None:
+        """Remove what renders that were killed have left of a job that needs it no more."""
+        with suppress(StoreError):
+            for key in present:
+                if key.startswith(keys.render_folder(job_id)):
+                    self._jobs.store.delete(key)
+
+    def _bound_losses(self, message: StageMessage) -> None:
+        """Bound how many workers a job may take down with it. Raises `WorkerLost`.
+
+        A message that was delivered before had a worker that did not end it; those of them that took it up again are
+        known by name. Of renders the head knows more: see `Hold.take`.
+        """
         metrics.LOST_DELIVERIES.labels(message.stage).inc()
-        lost = self._jobs.count_loss(message.job_id, message.stage)
-        log.warning("message was delivered before and its worker was lost", times=lost)
-        # Each hand-back may add one: a draining worker prefetches the very message that it has handed back.
-        if lost > LANES[message.stage].max_retries + message.hop:
+        log.warning("message was delivered before, to a worker that did not end it")
+        if message.stage is Stage.RENDER:
+            return
+        others = self._jobs.take_redelivered(message.job_id, message.stage, self._worker)
+        if len(others) + 1 >= MOST_LOST:
             raise WorkerLost(
-                f"The {message.stage} was lost {lost} times with the worker that ran it.",
+                f"{len(others) + 1} workers died of the {message.stage}.",
                 remedy="See the workers' logs for crashes, hangs and kills for memory.",
             )
+
+    @contextmanager
+    def _survived(self, message: StageMessage, redelivered: bool) -> Iterator[None]:
+        """Note that this worker lived through a delivery that others may have died of."""
+        try:
+            yield
+        except Exception:
+            self._note_survival(message, redelivered)
+            raise
+        self._note_survival(message, redelivered)
+
+    def _note_survival(self, message: StageMessage, redelivered: bool) -> None:
+        if redelivered and message.stage is not Stage.RENDER:
+            with suppress(StoreError):
+                self._jobs.end_redelivered(message.job_id, message.stage, self._worker)
 
     def _publish(self, message: StageMessage, request: JobRequest, events: Events) -> str:
         records = self._upstream(message)
@@ -233,13 +315,21 @@ class Runner:
             found[stage] = record
         return found
 
-    def _work(self, message: StageMessage, request: JobRequest, records: Records, events: Events) -> StageRecord:
+    def _work(
+        self,
+        message: StageMessage,
+        request: JobRequest,
+        records: Records,
+        events: Events,
+        hold: Hold | None = None,
+        resume: bytes | None = None,
+    ) -> StageRecord:
         """Do what the stage does; returns the record that is to be created."""
         events.emit(EventKind.STARTED, fraction=0.0)
         started = time.monotonic()
         with (
             self._watch() as alive,
-            Token(self._jobs, request.job_id, self.stops, alive) as token,
+            Token(self._jobs, request.job_id, self.stops, alive, hold) as token,
             self._folder() as at,
         ):
             inputs = self._fetch(self._inputs(message.stage, request, records), at / "in")
@@ -247,7 +337,7 @@ class Runner:
             out.mkdir()
             report = _measured(Progress(events), request.model, alive)
             made = self._functions[message.stage](
-                Work(request, records, {name: path for name, path, _ in inputs}, out, report, token)
+                Work(request, records, {name: path for name, path, _ in inputs}, out, report, token, hold, resume)
             )
             outputs = self._store(made)
             token.check()
@@ -312,20 +402,27 @@ class Runner:
         return self._jobs.has_record(message.job_id, neighbour)
 
     def _interrupted(self, message: StageMessage, interrupted: Interrupted, events: Events) -> str:
-        if interrupted.reason == "drain":
-            again = message.model_copy(
-                update={"hop": message.hop + 1, "sent_at": now(), "request": None, "records": ()}
-            )
-            self._send(again, self._jobs.request(message.job_id).model)
-            return "handed back"
+        if interrupted.reason in GOES_ON:
+            if message.stage is not Stage.RENDER:
+                self._send_on(message)
+            return GOES_ON[interrupted.reason]
+        if interrupted.reason == "superseded":
+            return "superseded"
         final = self._jobs.final(message.job_id)
         if final is not None:
             events.close(final)
         return "stopped"
 
+    def _send_on(self, message: StageMessage) -> StageMessage:
+        """Send the message that goes on with this one."""
+        again = message.model_copy(update={"hop": message.hop + 1, "sent_at": now(), "request": None, "records": ()})
+        self._send(again, self._jobs.request(message.job_id).model)
+        return again
+
     def _failed(self, message: StageMessage, error: T2MError, retries_left: int, events: Events) -> str:
         passing = error.fault is not Fault.PERMANENT
         level = logging.WARNING if passing and retries_left else logging.ERROR
+        self._health.failed(message.job_id, error)
         log.log(level, "stage failed", error=str(error), code=_code(error), retries_left=retries_left, exc_info=error)
         if passing and retries_left > 0:
             metrics.ERRORS.labels(message.stage, _code(error)).inc()

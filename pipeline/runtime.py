@@ -20,19 +20,20 @@ from pipeline.actors import lane_of
 from pipeline.bus.base import EventPublisher
 from pipeline.cancellation import Stops
 from pipeline.dispatch import send
-from pipeline.errors import BrokerError
 from pipeline.gpu import gpu_state
+from pipeline.hold import Rules
 from pipeline.jobs import Jobs
 from pipeline.runner import Runner, Watch, unwatched
 from pipeline.steps import Functions
 from pipeline.store.base import ObjectStore
-from pipeline.topology import LANES, QueueClass, queue_name
-from pipeline.vocabulary import Heartbeat, Stage, now
+from pipeline.topology import LANES, QueueClass, all_queues
+from pipeline.vocabulary import Heartbeat, now
 
 log = structlog.get_logger(__name__)
 
-DRAIN_SHARE = 0.5
-"""Share of the grace period in which running work may finish; the rest is for handing it back."""
+FINISH_SHARE, LEAVE_SHARE = 0.5, 0.8
+"""Shares of the grace period: until the first running work may finish, until the second renders must have left their
+checkpoint; the rest is for closing connections."""
 
 
 def by_class(queues: Sequence[str], models: Sequence[str]) -> dict[QueueClass, tuple[str, ...]]:
@@ -54,12 +55,6 @@ def by_class(queues: Sequence[str], models: Sequence[str]) -> dict[QueueClass, t
     return groups
 
 
-def all_queues(models: Sequence[str]) -> tuple[str, ...]:
-    """Every queue there is for these models."""
-    others = (stage for stage in Stage if stage is not Stage.RENDER)
-    return (*(queue_name(Stage.RENDER, model) for model in models), *(queue_name(stage, "") for stage in others))
-
-
 def make_runner(
     settings: Settings,
     store: ObjectStore,
@@ -71,6 +66,7 @@ def make_runner(
 ) -> Runner:
     """A runner wired to this process's store, bus and broker."""
     sweep(scratch_folder(settings))
+    worker = settings.worker
     return Runner(
         Jobs(store),
         publisher,
@@ -79,7 +75,14 @@ def make_runner(
         scratch_folder(settings),
         stops,
         watch,
+        worker_id(),
+        Rules(worker.checkpoint_s, worker.checkpoint_steps, worker.lease_s),
     )
+
+
+def worker_id() -> str:
+    """Name of this process among all workers."""
+    return f"{socket.gethostname()}-{os.getpid()}"
 
 
 def scratch_folder(settings: Settings) -> Path:
@@ -116,7 +119,7 @@ class Crew:
     ) -> None:
         self.queues, self._stops, self._interval_s = tuple(queues), stops, interval_s
         self._publisher = publisher
-        self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{queue_class}"
+        self.worker_id = f"{worker_id()}-{queue_class}"
         threads = threads_of(queue_class)
         self._worker = dramatiq.Worker(
             broker, queues=set(queues), worker_threads=threads, worker_timeout=round(poll_s * 1000)
@@ -132,13 +135,11 @@ class Crew:
         self._heart.start()
 
     def stop(self, grace_s: float) -> None:
-        """Finish what runs if that takes no longer than half of `grace_s`, hand the rest back, end all threads."""
+        """Take no more work, and end all threads within `grace_s`: renders leave a checkpoint at the end of their step,
+        other work may finish for half of that time; what is left is handed back."""
         self._stopping.set()
-        drain = threading.Timer(grace_s * DRAIN_SHARE, self._stops.draining.set)
-        drain.daemon = True
-        drain.start()
+        self._stops.drain(FINISH_SHARE * grace_s, LEAVE_SHARE * grace_s)
         self._worker.stop(timeout=round(grace_s * 1000))
-        drain.cancel()
         self._heart.join(timeout=grace_s)
 
     @property
@@ -155,7 +156,7 @@ class Crew:
     def _say(self, stopping: bool) -> None:
         try:
             self._publisher.publish(self._heartbeat(stopping))
-        except BrokerError as error:
+        except Exception as error:  # noqa: BLE001 - the next one may be told
             log.warning("heartbeat not published", error=str(error))
 
     def _heartbeat(self, stopping: bool) -> Heartbeat:

@@ -11,9 +11,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from config.catalogue import Catalogue, ModelEntry
 from config.settings import Settings
-from models.contract import Cancellation, ClipSpec, Report, Understood
+from models.contract import Cancellation, Checkpoints, ClipSpec, Report, Snapshot, Understood, VideoModel
+from models.errors import SnapshotRefused
 from models.loader import load
 from pipeline.errors import RecordsBroken
 from pipeline.safety import Safety, check_video, open_safety
@@ -26,6 +29,7 @@ from stages.render import render
 from stages.thumbnails import thumbnails
 
 MEZZANINE = "mezzanine.mov"
+log = structlog.get_logger(__name__)
 Records = Mapping[Stage, StageRecord]
 
 
@@ -91,6 +95,8 @@ class Work:
         records: of the stages in `Step.reads`.
         inputs: local files by artifact name.
         out: an empty folder for outputs; it and the inputs are removed afterwards.
+        checkpoints: of a render.
+        resume: snapshot that a render goes on from; it starts over if the model refuses it.
     """
 
     request: JobRequest
@@ -99,6 +105,8 @@ class Work:
     out: Path
     report: Report
     cancellation: Cancellation
+    checkpoints: Checkpoints | None = None
+    resume: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -192,7 +200,9 @@ def clip_spec(request: JobRequest, entry: ModelEntry) -> ClipSpec:
 
 def _render(work: Work, settings: Settings, entry: ModelEntry) -> Made:
     model = load(entry, settings.models)
-    made = render(model, clip_spec(work.request, entry), work.out, work.report, work.cancellation)
+    spec = clip_spec(work.request, entry)
+    resume = _restored(model, spec, work)
+    made = render(model, spec, work.out, work.report, work.cancellation, work.checkpoints, resume)
     facts = {
         "width": made.width,
         "height": made.height,
@@ -200,8 +210,20 @@ def _render(work: Work, settings: Settings, entry: ModelEntry) -> Made:
         "frames": made.frames,
         "audio": made.audio,
         "understood": asdict(made.understood),
+        "exact": resume is None or resume.exact,
     }
     return Made((made.mezzanine,), facts)
+
+
+def _restored(model: VideoModel, spec: ClipSpec, work: Work) -> Snapshot | None:
+    """Where the render goes on; None if it begins."""
+    if work.resume is None:
+        return None
+    try:
+        return model.restore(work.resume, spec)
+    except SnapshotRefused as error:
+        log.warning("render starts over", error=str(error))
+        return None
 
 
 def _encode(work: Work, settings: Settings) -> Made:
@@ -237,6 +259,7 @@ def _metadata(work: Work, entry: ModelEntry) -> Made:
         native_height=drawn["height"],
         native_fps=drawn["fps"],
         native_frames=drawn["frames"],
+        exact=drawn.get("exact", True),
         understood=Understood(understood["complete"], understood["text"], tuple(understood["ignored"])),
     )
     renditions = {name.removesuffix(".mp4"): path for name, path in work.inputs.items()}

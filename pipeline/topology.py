@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -58,7 +59,7 @@ LANES = {
     lane.stage: lane
     for lane in (
         Lane(Stage.RENDER, "render", QueueClass.RENDER, threads=1, time_limit_s=1500, max_retries=3),
-        Lane(Stage.ENCODE, "encode", QueueClass.ENCODE, threads=1, time_limit_s=900, max_retries=3),
+        Lane(Stage.ENCODE, "encode", QueueClass.ENCODE, threads=1, time_limit_s=600, max_retries=3),
         Lane(Stage.THUMBNAILS, "thumbnails", QueueClass.LIGHT, threads=2, time_limit_s=300, max_retries=3),
         Lane(Stage.METADATA, "metadata", QueueClass.LIGHT, threads=2, time_limit_s=300, max_retries=3),
         Lane(Stage.PUBLISH, "publish", QueueClass.LIGHT, threads=2, time_limit_s=300, max_retries=5),
@@ -70,3 +71,9 @@ def queue_name(stage: Stage, model: str) -> str:
     """The queue a message of `stage` for a job of `model` goes to: `render.<model>`, else the stage's own."""
     lane = LANES[stage]
     return f"{lane.queue}.{model}" if stage is Stage.RENDER else lane.queue
+
+
+def all_queues(models: Iterable[str]) -> tuple[str, ...]:
+    """Every queue there is for these models."""
+    others = (stage for stage in Stage if stage is not Stage.RENDER)
+    return (*(queue_name(Stage.RENDER, model) for model in models), *(queue_name(stage, "") for stage in others))

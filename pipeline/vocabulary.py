@@ -99,6 +99,7 @@ class JobRequest(Word):
         metadata: the client's own (JSON values); nothing here reads it.
         webhook_url: told of this job's events.
         expires_in: seconds the job is kept after its end, if shorter than the deployment keeps it.
+        reused_from: the job whose files it shares.
     """
 
     job_id: str
@@ -119,6 +120,7 @@ class JobRequest(Word):
     metadata: dict[str, Any] = Field(default_factory=dict)
     webhook_url: str | None = None
     expires_in: int | None = None
+    reused_from: str | None = None
 
     @property
     def frames(self) -> int:
@@ -190,6 +192,26 @@ class StageRecord(Word):
         raise KeyError(name)
 
 
+class Head(Word):
+    """Who renders a job, and where the next one goes on; at `keys.head`, changed only by conditional writes.
+
+    Attributes:
+        epoch, hop: of the message that has the render; an older one is of no use any more.
+        holder: name of the run that has it; "" after it was handed on.
+        checkpoint: key of the last snapshot.
+        done: denoising steps in it.
+        takers: workers that took the render up since it last got on, and did not say that they live.
+    """
+
+    job_id: str
+    epoch: int
+    hop: int
+    holder: str
+    checkpoint: str | None = None
+    done: int = 0
+    takers: tuple[str, ...] = ()
+
+
 class Failure(Word):
     """Why a job failed, fit to be shown to its owner."""
 
@@ -216,6 +238,11 @@ class Final(Word):
     metadata: dict[str, Any] = Field(default_factory=dict)
     failure: Failure | None = None
     cancelled_by: str | None = None
+
+    @property
+    def bare(self) -> bool:
+        """Whether it is what a deleted job leaves behind: cancelled, and by nobody."""
+        return self.status is Status.CANCELLED and self.cancelled_by is None
 
 
 class EventKind(StrEnum):

@@ -27,7 +27,7 @@ from prometheus_client import CollectorRegistry, Counter, multiprocess
 from config.catalogue import Catalogue
 from config.errors import ConfigError
 from config.settings import Settings
-from pipeline import logging, steps, worker_child
+from pipeline import logging, notice, steps, worker_child
 from pipeline.broker import declare, open_broker
 from pipeline.runtime import by_class, threads_of
 from pipeline.store.factory import open_store
@@ -48,7 +48,9 @@ log = structlog.get_logger(__name__)
 def supervise(
     settings: Settings, catalogue: Catalogue, queues: Sequence[str], make_functions: MakeFunctions = steps.functions
 ) -> int:
-    """Run stages from `queues` until SIGTERM or SIGINT; returns the exit code, 0 after an orderly stop.
+    """Run stages from `queues` until SIGTERM, SIGINT or a notice of the cloud; returns the exit code.
+
+    It is 0 after an orderly stop, 1 when a child found itself unfit.
 
     To be called in the main thread, as it handles the signals.
 
@@ -66,10 +68,9 @@ def supervise(
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # read by prometheus-client in the children
     try:
         duties = [Duty(settings, catalogue, group, names, make_functions) for group, names in groups.items()]
-        Supervisor(settings, duties, folder).run()
+        return Supervisor(settings, duties, folder).run()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return 0
 
 
 def check(settings: Settings, queues: Iterable[str]) -> None:
@@ -106,10 +107,12 @@ class Supervisor:
         )
         self._children = [Child(duty, metrics_folder, restarts) for duty in duties]
 
-    def run(self) -> None:
-        """Until SIGTERM or SIGINT."""
+    def run(self) -> int:
+        """Until SIGTERM, SIGINT, a notice, or a child that is unfit; returns the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
+        if self._settings.notice_url:
+            notice.watch(self._settings.notice_url, self._stop.set)
         http = serve(self._settings.metrics_host, self._settings.metrics_port, self)
         log.info("worker started", metrics_port=http.server_port, children=len(self._children))
         try:
@@ -120,7 +123,9 @@ class Supervisor:
         finally:
             self._end()
             http.shutdown()
-        log.info("worker stopped")
+        unfit = any(child.unfit for child in self._children)
+        log.info("worker stopped", unfit=unfit)
+        return 1 if unfit else 0
 
     @property
     def healthy(self) -> bool:
@@ -136,6 +141,8 @@ class Supervisor:
         self._ticked_at = time.monotonic()
         for child in self._children:
             child.tick(self._settings.hang_s)
+            if child.unfit:
+                self._stop.set()
 
     def _end(self) -> None:
         """Ask all children to stop; kill those that do not within the grace period."""
@@ -157,6 +164,8 @@ class Child:
         self._wait_s = RESTART_FIRST_S
         self._started_at = self._start_at = 0.0
         self._why = ""
+        self.unfit = False
+        """It ended because jobs failed there one after another."""
 
     @property
     def queue_class(self) -> QueueClass:
@@ -186,6 +195,7 @@ class Child:
                 self._restarts.labels(self.queue_class, self._why).inc()
                 self.start()
         elif not process.is_alive():
+            self.unfit = process.exitcode == worker_child.UNFIT
             self._bury(process, "crash", now)
         elif any(mark and now - mark > hang_s for mark in self._slots):
             self._log.error("child hangs and is killed", hang_s=hang_s)

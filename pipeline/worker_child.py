@@ -31,6 +31,9 @@ from pipeline.topology import QueueClass
 LOOK_S = 0.5
 """How often the child looks whether it should stop, and tells whether it is ready."""
 
+UNFIT = 3
+"""Exit code of a child that should not be restarted."""
+
 MakeFunctions = Callable[[Settings, Catalogue], Functions]
 
 log = structlog.get_logger(__name__)
@@ -78,7 +81,7 @@ class Marks:
 
 
 def run(duty: Duty, slots: MutableSequence[float], ready: threading.Event) -> None:
-    """Body of the child process; exits 0 after an orderly stop, 1 when it cannot start.
+    """Body of the child process; exits 0 after an orderly stop, 1 when it cannot start, `UNFIT` when it should end.
 
     Args:
         slots: shared with the supervisor, one per worker thread.
@@ -91,26 +94,34 @@ def run(duty: Duty, slots: MutableSequence[float], ready: threading.Event) -> No
     logging.configure(duty.settings.log, logging.secrets_of(duty.settings))
     structlog.contextvars.bind_contextvars(queue_class=str(duty.queue_class))
     try:
-        _serve(duty, Marks(slots), ready, stop)
+        code = _serve(duty, Marks(slots), ready, stop)
     except T2MError as error:
         log.error("worker child ended", error=str(error))
-        sys.exit(1)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a step that is still in the GPU must not keep the process
 
 
-def _serve(duty: Duty, marks: Marks, ready: threading.Event, stop: threading.Event) -> None:
+def _serve(duty: Duty, marks: Marks, ready: threading.Event, stop: threading.Event) -> int:
     settings, stops = duty.settings, Stops()
     store, broker, publisher = open_store(settings), open_broker(settings), open_publisher(settings)
     functions = duty.make_functions(settings, duty.catalogue)
-    declare(broker, make_runner(settings, store, publisher, broker, functions, stops, marks), duty.queues)
+    runner = make_runner(settings, store, publisher, broker, functions, stops, marks)
+    declare(broker, runner, duty.queues)
     crew = Crew(broker, duty.queue_class, duty.queues, publisher, stops, settings.worker.heartbeat_s)
     gc.freeze()  # what is loaded by now stays: collections need not walk it again and again
     crew.start()
     log.info("worker child started", queues=duty.queues)
     supervisor = multiprocessing.parent_process()
-    while not stop.wait(LOOK_S) and (supervisor is None or supervisor.is_alive()):
+    while not stop.wait(LOOK_S) and not runner.unfit and (supervisor is None or supervisor.is_alive()):
         ready.set() if crew.ready else ready.clear()
     ready.clear()
     crew.stop(settings.worker.grace_s)
     publisher.close()
     broker.close()
+    if runner.unfit:
+        log.error("worker takes itself out", reason=runner.unfit)
+        return UNFIT
     log.info("worker child stopped")
+    return 0

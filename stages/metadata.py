@@ -26,6 +26,7 @@ class Generation:
         native_width, native_height: pixels the model really drew.
         native_fps: frames per second the model really drew.
         native_frames: number of frames the model really drew.
+        exact: the same request on that hardware gives the same bits; False if a render went on on another kind.
     """
 
     prompt: str
@@ -41,6 +42,7 @@ class Generation:
     native_fps: float
     native_frames: int
     understood: Understood
+    exact: bool = True
 
 
 def metadata(
@@ -96,6 +98,7 @@ def _generation(drawn: Generation, top: Facts) -> dict[str, Any]:
             "fps": int(drawn.native_fps) if drawn.native_fps.is_integer() else drawn.native_fps,
             "frames": drawn.native_frames,
         },
+        "exact": drawn.exact,
         "upscaled": top.video.width > drawn.native_width or top.video.height > drawn.native_height,
         "understood": {
             "complete": drawn.understood.complete,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.contract import ClipSpec, Understood, VideoModel
+from models.contract import Checkpoints, Chunk, ClipSpec, Snapshot, Understood, VideoModel
 from stages.contract import Artifact, Cancellation, NeverCancelled, Report, ignore
 from stages.errors import FrameMismatch
 from stages.files import media, workspace
@@ -41,6 +42,8 @@ def render(
     out: Path,
     report: Report = ignore,
     cancellation: Cancellation = NeverCancelled(),
+    checkpoints: Checkpoints | None = None,
+    resume: Snapshot | None = None,
 ) -> Rendered:
     """Draw the clip into the folder `out` as "mezzanine.mov" (see `stages.mezzanine` for its format).
 
@@ -48,16 +51,18 @@ def render(
 
     Args:
         report: gets what the model reports.
+        checkpoints: get what the model offers.
+        resume: where denoising goes on; everything is decoded and written anew.
 
     Raises:
         ModelError: the model cannot draw it; see `models.errors`.
         FrameMismatch: the model gave another number of frames than `spec.frames`.
         DiskFull: no space is left in `out`.
-        Interrupted: as `cancellation` asked; `out` has no new file then, as after any error.
+        Interrupted: as `cancellation` or `checkpoints` asked; `out` has no new file then, as after any error.
     """
     with workspace(out) as work:
         with media(NAME), mezzanine(work / NAME, model.entry.fps, model.audio_sample_rate) as writer:
-            _write(model, spec, writer, report, cancellation)
+            _write(model.generate(spec, report, cancellation, checkpoints, resume), writer, cancellation)
         if writer.frames != spec.frames:
             raise FrameMismatch(f"The clip of {model.entry.name}", spec.frames, writer.frames)
     return Rendered(
@@ -71,13 +76,11 @@ def render(
     )
 
 
-def _write(
-    model: VideoModel, spec: ClipSpec, writer: MezzanineWriter, report: Report, cancellation: Cancellation
-) -> None:
+def _write(chunks: Iterator[Chunk], writer: MezzanineWriter, cancellation: Cancellation) -> None:
     """Write each chunk in a second thread while the model makes the next one in this thread."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="mezzanine") as behind:
         written: Future[None] | None = None
-        for chunk in model.generate(spec, report, cancellation):
+        for chunk in chunks:
             if written:
                 written.result()
             written = behind.submit(writer.write, chunk)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 
 from config import settings as configuration
 from config.settings import Settings
+from gateway.database import migrate
+from gateway.database.engine import Database
 from tests.services import PostgreSQL, RabbitMQ, Redis, SeaweedFS, Services
 
 # Machines are shared: a slow example is no failure.
@@ -122,6 +125,20 @@ def store_settings(s3: SeaweedFS, bucket: str) -> dict[str, object]:
         "access_key": s3.access_key,
         "secret_key": s3.secret_key,
     }
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite database with the gateway's tables."""
+    path = tmp_path_factory.mktemp("databases") / "migrated.db"
+
+    async def migrate_it() -> None:
+        database = Database(f"sqlite+aiosqlite:///{path}")
+        await migrate.upgrade(database)
+        await database.close()
+
+    asyncio.run(migrate_it())
+    return path
 
 
 @pytest.fixture

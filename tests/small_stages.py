@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +84,48 @@ def prompted_functions(settings: Settings, catalogue: Catalogue) -> Functions:
 
 
 def prompted_render(work: Work, data_dir: Path) -> Made:
-    """ "wait" renders until the file `go` is there; "hang" and "crash" do it once, then behave."""
+    """ "wait" renders until the file `go` is there; "hang" and "crash" do it once, then behave; "fail" always fails.
+
+    "step 0.5" takes half a second for each step, leaves checkpoints, and notes its steps in the file `steps-JOB`.
+    """
     prompt = work.request.prompt
-    if prompt == "wait":
+    if prompt.startswith("step "):
+        step_by_step(work, float(prompt.split()[1]), data_dir / f"steps-{work.request.job_id}")
+    elif prompt == "fail":
+        raise MemoryError
+    elif prompt == "wait":
         wait_for_go(work, data_dir)
     elif prompt in ("hang", "crash") and first_time(data_dir / f"{prompt}-{work.request.job_id}"):
         {"hang": hang, "crash": crash}[prompt]()
     elif prompt == "always crash":
         crash()
     return render(work)
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A snapshot that holds nothing but the number of its step."""
+
+    step: int
+    window: int = 0
+    exact: bool = True
+
+    def to_bytes(self) -> bytes:
+        return str(self.step).encode()
+
+
+def step_by_step(work: Work, step_s: float, notes: Path) -> None:
+    steps = work.request.steps
+    for step in range(int(work.resume or 0) + 1, steps + 1):
+        ends = time.monotonic() + step_s
+        while time.monotonic() < ends:
+            work.cancellation.check()
+            time.sleep(min(0.02, step_s))
+        with notes.open("a") as file:
+            file.write(f"{step}\n")
+        work.report(step / steps, step=step, steps=steps)
+        if work.checkpoints is not None:
+            work.checkpoints.offer(step, steps, lambda step=step: Shot(step))
 
 
 def wait_for_go(work: Work, data_dir: Path) -> None:

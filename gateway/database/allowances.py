@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import bindparam, delete, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -30,19 +31,41 @@ async def revoke(connection: AsyncConnection, user_id: str) -> None:
     await connection.execute(delete(limit_grants).where(limit_grants.c.user_id == user_id))
 
 
-async def used(connection: AsyncConnection, user_id: str, name: str, since: datetime) -> tuple[int, datetime | None]:
-    """How much a user has used of a limit since then, and when first."""
-    its = (limit_uses.c.user_id == user_id) & (limit_uses.c.name == name) & (limit_uses.c.at > since)
-    row = (await connection.execute(select(func.count(), func.min(limit_uses.c.at)).where(its))).one()
-    return row[0], row[1]
+@dataclass(frozen=True)
+class Use:
+    """What a user has used of a limit.
+
+    Attributes:
+        quota: the user's own; None if the deployment's holds.
+        first: when what counts was used first.
+    """
+
+    quota: int | None
+    count: int
+    first: datetime | None
 
 
-async def forget(connection: AsyncConnection, user_id: str, name: str, until: datetime) -> None:
+_OWN = select(limit_grants.c.quota).where(
+    limit_grants.c.user_id == bindparam("user_id"), limit_grants.c.name == bindparam("name")
+)
+_USED = select(_OWN.scalar_subquery(), func.count(), func.min(limit_uses.c.at)).where(
+    limit_uses.c.user_id == bindparam("user_id"),
+    limit_uses.c.name == bindparam("name"),
+    limit_uses.c.at > bindparam("since"),
+)
+
+
+async def used(connection: AsyncConnection, user_id: str, name: str, since: datetime) -> Use:
+    """How much a user has used of a limit since then."""
+    found = await connection.execute(_USED, {"user_id": user_id, "name": name, "since": since})
+    return Use(*found.one())
+
+
+async def forget(connection: AsyncConnection, until: datetime) -> None:
     """Remove what counts no more."""
-    its = (limit_uses.c.user_id == user_id) & (limit_uses.c.name == name)
-    await connection.execute(delete(limit_uses).where(its, limit_uses.c.at <= until))
+    await connection.execute(delete(limit_uses).where(limit_uses.c.at <= until))
 
 
 async def use(connection: AsyncConnection, user_id: str, name: str, at: datetime) -> None:
     """Note a use."""
-    await connection.execute(insert(limit_uses).values(id=uuid.uuid4().hex, user_id=user_id, name=name, at=at))
+    await connection.execute(insert(limit_uses), {"id": uuid.uuid4().hex, "user_id": user_id, "name": name, "at": at})

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Row, insert, select
+from sqlalchemy import Row, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.database.tables import artifacts
-from pipeline.vocabulary import ArtifactRef
+from gateway.database import blobs
+from gateway.database.tables import artifacts, jobs
+from pipeline.vocabulary import ArtifactRef, Status
 
 
 async def add(connection: AsyncConnection, job_id: str, refs: Sequence[ArtifactRef]) -> None:
     """Store what a job published; called once, in the transaction that stores its verdict."""
     rows = [{"job_id": job_id} | ref.model_dump(exclude={"version"}) for ref in refs]
     if rows:
+        await blobs.tie(connection, [ref.key for ref in refs])
         await connection.execute(insert(artifacts), rows)
 
 
@@ -32,6 +34,14 @@ async def videos(connection: AsyncConnection, job_ids: Collection[str]) -> dict[
     for row in await connection.execute(select(artifacts).where(chosen)):
         found.setdefault(row.job_id, {})[row.name] = _ref(row)
     return found
+
+
+async def video_totals(connection: AsyncConnection, user_id: str) -> tuple[int, int]:
+    """How many videos a user has, and the bytes of all their MP4s."""
+    mine = (jobs.c.user_id == user_id) & (jobs.c.status == Status.COMPLETED) & artifacts.c.name.like("%p.mp4")
+    counted = select(func.count(artifacts.c.job_id.distinct()), func.coalesce(func.sum(artifacts.c.size), 0))
+    row = (await connection.execute(counted.select_from(artifacts.join(jobs)).where(mine))).one()
+    return row[0], int(row[1])
 
 
 def _ref(row: Row[Any]) -> ArtifactRef:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Connection, event, make_url, text
+from sqlalchemy import URL, Connection, CursorResult, Engine, Executable, create_engine, event, make_url, text
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.exc import DataError, DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -22,23 +23,40 @@ CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_S = 30
 IDLE_S = 5.0
 """A connection used within this time is taken to live; one that does not costs one answer 503."""
+WAL_PAUSES_S = (0.01, 0.03, 0.1, 0.3)
+"""Between tries to change the mode of a new SQLite file, which takes another process about a millisecond."""
 USED_AT = "t2m_used_at"
-WRITE = "t2m_write"
+LOCK = text("SELECT pg_advisory_xact_lock(:space, :number)")
+
+
+class Inline:
+    """As much of an `AsyncConnection` as reading takes, over Python's own SQLite driver in the event loop's thread.
+
+    A read takes microseconds, as neither a writer nor a network makes it wait. In a thread of its own each call of the
+    driver costs two changes of threads, and a statement makes several.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self.dialect = connection, connection.dialect
+
+    async def execute(self, statement: Executable, parameters: Any = None) -> CursorResult[Any]:  # noqa: ANN401
+        """See `AsyncConnection.execute`."""
+        return self._connection.execute(statement, parameters)
 
 
 class Database:
-    """The engine with two kinds of transactions.
+    """The engines of two kinds of transactions.
 
-    `read` only reads; `write` takes SQLite's write lock at once, so that it never fails half-way because another
-    writer was faster. Both roll back on an exception.
+    `read` only reads, each statement what was committed before it; `write` takes SQLite's write lock at once, so that
+    it never fails half-way because another writer was faster. Both roll back on an exception.
     """
 
     def __init__(self, url: str) -> None:
         self.engine = _engine(url)
-        self._writer = self.engine.execution_options(**{WRITE: True})
-        # Each statement of a PostgreSQL transaction has a snapshot of its own anyway: two round trips can be spared.
-        looking = {"isolation_level": "AUTOCOMMIT"} if self.dialect == "postgresql" else {}
-        self._reader = self.engine.execution_options(**looking)
+        if self.dialect == "sqlite":
+            self._inline = _inline_sqlite(self.engine.url)
+        else:  # each statement of a transaction has a snapshot of its own anyway: two round trips can be spared
+            self._reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @property
     def dialect(self) -> str:
@@ -47,14 +65,18 @@ class Database:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that only reads."""
-        async with self._reader.begin() as connection:
-            yield connection
+        """Statements that only read."""
+        if self.dialect == "sqlite":
+            with self._inline.connect() as connection:
+                yield cast(AsyncConnection, Inline(connection))
+        else:
+            async with self._reader.connect() as connection:
+                yield connection
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that writes; committed at the end of the block."""
-        async with self._writer.begin() as connection:
+        async with self.engine.begin() as connection:
             yield connection
 
     async def lock(self, connection: AsyncConnection, number: int) -> None:
@@ -63,9 +85,7 @@ class Database:
         SQLite needs none: its write transactions exclude each other.
         """
         if self.dialect == "postgresql":
-            await connection.execute(
-                text("SELECT pg_advisory_xact_lock(:space, :number)"), {"space": 0x72D, "number": number}
-            )
+            await connection.execute(LOCK, {"space": 0x72D, "number": number})
 
     async def notify(self, connection: AsyncConnection, channel: str, notice: str) -> None:
         """Send a notice of at most 8000 bytes when `connection`'s transaction is committed; on SQLite to nobody."""
@@ -104,14 +124,27 @@ class Database:
     async def close(self) -> None:
         """Close all connections."""
         await self.engine.dispose()
+        if self.dialect == "sqlite":
+            self._inline.dispose()
 
 
 def refuses(error: DBAPIError | OverflowError) -> bool:
     """Whether the database was reached and cannot hold a value (SQLSTATE class 22): trying again would not help."""
     if isinstance(error, OverflowError | DataError):
         return True
-    cause = getattr(error.orig, "__cause__", None)
-    return str(getattr(cause, "sqlstate", "")).startswith("22") or isinstance(cause, ValueError)
+    return _sqlstate(error).startswith("22") or isinstance(getattr(error.orig, "__cause__", None), ValueError)
+
+
+def away(error: DBAPIError) -> bool:
+    """Whether the database was lost, or says that it starts, stops or has no room for one more connection.
+
+    SQLSTATE classes 08 (connection), 53 (resources) and 57 (an operator's intervention).
+    """
+    return error.connection_invalidated or _sqlstate(error)[:2] in ("08", "53", "57")
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    return str(getattr(getattr(error.orig, "__cause__", None), "sqlstate", ""))
 
 
 def _engine(url: str) -> AsyncEngine:
@@ -150,19 +183,49 @@ def _sqlite(url: str) -> AsyncEngine:
     return engine
 
 
+def _inline_sqlite(url: URL) -> Engine:
+    unlimited = {"pool_size": CONNECTIONS, "max_overflow": -1}  # waiting for a connection would stop the loop
+    engine = create_engine(url.set(drivername="sqlite"), **unlimited)
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "connect", _only_read)
+    return engine
+
+
 def _configure_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - any DBAPI connection
     connection.isolation_level = None  # the driver would begin transactions by itself, and too late
-    cursor = connection.cursor()
-    for pragma in (
+    _set(
+        connection,
         f"busy_timeout={BUSY_TIMEOUT_MS}",
-        "journal_mode=WAL",  # readers go on while one writes
         "synchronous=FULL",  # an accepted job survives a power cut
         "foreign_keys=ON",
-    ):
+    )
+    _use_wal(connection)
+
+
+def _use_wal(connection: Any) -> None:  # noqa: ANN401 - any DBAPI connection
+    """Let readers go on while one writes.
+
+    Who changes the mode of a new file does not wait for others who do so, but fails.
+    """
+    for pause_s in WAL_PAUSES_S:
+        try:
+            _set(connection, "journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            time.sleep(pause_s)
+    _set(connection, "journal_mode=WAL")
+
+
+def _only_read(connection: Any, _record: object) -> None:  # noqa: ANN401 - any DBAPI connection
+    _set(connection, "query_only=ON")
+
+
+def _set(connection: Any, *pragmas: str) -> None:  # noqa: ANN401 - any DBAPI connection
+    cursor = connection.cursor()
+    for pragma in pragmas:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get(WRITE, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -51,6 +51,12 @@ async def page(
     return [_entry(row) for row in rows], total.scalar_one()
 
 
+async def all_of(connection: AsyncConnection, job_id: str) -> list[Entry]:
+    """A job's whole log, in its order."""
+    rows = await connection.execute(select(events).where(events.c.job_id == job_id).order_by(events.c.seq))
+    return [_entry(row) for row in rows]
+
+
 async def newer(connection: AsyncConnection, known: Mapping[str, int], limit: int) -> dict[str, list[Entry]]:
     """Per job the entries after a number, in their order; at most `limit` over all jobs."""
     beyond = or_(*(and_(events.c.job_id == job_id, events.c.seq > seq) for job_id, seq in known.items()))

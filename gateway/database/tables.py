@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Date,
     DateTime,
     Dialect,
     Float,
@@ -79,6 +80,7 @@ jobs = Table(
     Column("claimed_at", UtcDateTime, comment="a dispatcher is sending it since"),
     Column("dispatched_at", UtcDateTime, comment="the broker confirmed it"),
     Column("cancelling_at", UtcDateTime, comment="its owner asked to cancel it; no dispatcher takes it any more"),
+    Column("looked_at", UtcDateTime, comment="a silent job's verdict was last looked up in the store"),
     # the projection
     Column("status", String(16), nullable=False),
     Column("stage", String(16), comment="of the event with the greatest order; null before the first"),
@@ -90,10 +92,13 @@ jobs = Table(
     Column("seq", Integer, nullable=False, comment="sequence number of the job's last event"),
     Column("failure", JSON(none_as_null=True), comment="the Failure of a failed job"),
     Column("metadata", JSON(none_as_null=True), key="media", comment="content of metadata.json of a completed job"),
+    Column("archived_at", UtcDateTime, comment="the log of the job, which has ended, is in the store since"),
 )
 Index("ix_jobs_user_id_created_at", jobs.c.user_id, jobs.c.created_at)
 Index("ix_jobs_status_dispatched_at_created_at", jobs.c.status, jobs.c.dispatched_at, jobs.c.created_at)
 Index("ix_jobs_user_id_signature", jobs.c.user_id, jobs.c.signature)
+_UNARCHIVED = jobs.c.archived_at.is_(None)
+Index("ix_jobs_unarchived", jobs.c.status, postgresql_where=_UNARCHIVED, sqlite_where=_UNARCHIVED)
 
 idempotency_keys = Table(
     "idempotency_keys",
@@ -229,3 +234,61 @@ limit_uses = Table(
     Column("at", UtcDateTime, nullable=False),
 )
 Index("ix_limit_uses_user_id_name_at", limit_uses.c.user_id, limit_uses.c.name, limit_uses.c.at)
+
+files = Table(
+    "files",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("user_id", String(255), nullable=False),
+    Column("filename", String(255), nullable=False),
+    Column("digest", String(80), nullable=False, index=True),
+    Column("key", String(255), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("content_type", String(127), nullable=False, comment="by content"),
+    Column("file_type", String(16), nullable=False),
+    Column("subdirectory", String(255)),
+    Column("description", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, index=True, comment="when it is removed; null: when it is deleted"),
+    Column(
+        "stored", Boolean, nullable=False, comment="false while its blob is being placed; nobody sees it until then"
+    ),
+    Column("inspection", String(16), nullable=False, comment="pending, ready or unreadable"),
+    Column("inspect_at", UtcDateTime, comment="not before; a gateway that looks into it moves this on as its lease"),
+    Column("inspections", Integer, nullable=False, comment="how often that was begun"),
+    Column("metadata", JSON, nullable=False, key="details", comment="what was found in it"),
+)
+Index("ix_files_user_id_created_at", files.c.user_id, files.c.created_at)
+Index("ix_files_inspection_inspect_at", files.c.inspection, files.c.inspect_at)
+
+file_thumbnails = Table(
+    "file_thumbnails",
+    metadata,
+    Column("file_id", ID, ForeignKey("files.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(16), primary_key=True, comment="small, medium or large"),
+    Column("digest", String(80), nullable=False, index=True),
+    Column("key", String(255), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("media_type", String(127), nullable=False),
+)
+
+file_accesses = Table(
+    "file_accesses",
+    metadata,
+    Column("file_id", ID, primary_key=True, comment="an upload's or a video's"),
+    Column("day", Date, primary_key=True, comment="UTC"),
+    Column("kind", String(16), primary_key=True, comment="download, stream or thumbnail"),
+    Column("signed", Boolean, primary_key=True, comment="by a signed URL"),
+    Column("user_id", String(255), nullable=False, index=True, comment="the owner"),
+    Column("count", Integer, nullable=False),
+    Column("last_at", UtcDateTime, nullable=False),
+)
+
+unreferenced = Table(
+    "unreferenced",
+    metadata,
+    Column("key", String(255), primary_key=True, comment="of a blob that nothing refers to"),
+    Column("size", BigInteger, nullable=False),
+    Column("since", UtcDateTime, nullable=False, comment="when a sweep found it so"),
+)

@@ -147,7 +147,10 @@ async def rotate_user_secret(connection: AsyncConnection, user_id: str, secret: 
 
 
 async def listening(connection: AsyncConnection, job_ids: Collection[str]) -> list[Listener]:
-    """Active webhooks that hear of these jobs, kept from being deleted until the transaction ends."""
+    """Active webhooks that hear of these jobs, kept as they are until the transaction ends.
+
+    One that is disabled meanwhile would leave messages on their way that nobody sends.
+    """
     query = (
         select(webhooks.c.id, webhooks.c.events, jobs.c.id.label("of"), jobs.c.type)
         .join(jobs, jobs.c.user_id == webhooks.c.user_id)
@@ -157,7 +160,7 @@ async def listening(connection: AsyncConnection, job_ids: Collection[str]) -> li
             or_(webhooks.c.job_id.is_(None), webhooks.c.job_id == jobs.c.id),
         )
         .order_by(webhooks.c.id)
-        .with_for_update(read=True, key_share=True, of=webhooks)
+        .with_for_update(read=True, of=webhooks)
     )
     rows = await connection.execute(query)
     return [Listener(row.id, frozenset(row.events), row.of, row.type) for row in rows]

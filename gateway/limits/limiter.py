@@ -72,7 +72,6 @@ class Limiter:
         """
         await self._database.lock(connection, zlib.crc32(f"{limit}:{user_id}".encode()) >> 1)
         at = now()
-        await allowances.forget(connection, user_id, limit, at - WINDOW)
         standing = await self._standing(connection, limit, user_id, at)
         if standing.remaining == 0:
             _tell(standing)
@@ -102,10 +101,10 @@ class Limiter:
         return grants.get(limit, self._default(limit))
 
     async def _standing(self, connection: AsyncConnection, limit: Limit, user_id: str, at: datetime) -> Standing:
-        quota = (await allowances.granted(connection, user_id)).get(limit, self._default(limit))
-        used, first = await allowances.used(connection, user_id, limit, at - WINDOW)
-        reset_s = max(((first or at) + WINDOW - at) / timedelta(seconds=1), 0.0)
-        return Standing(limit, quota, max(quota - used, 0), reset_s)
+        use = await allowances.used(connection, user_id, limit, at - WINDOW)
+        quota = self._default(limit) if use.quota is None else use.quota
+        reset_s = max(((use.first or at) + WINDOW - at) / timedelta(seconds=1), 0.0)
+        return Standing(limit, quota, max(quota - use.count, 0), reset_s)
 
     def _default(self, limit: Limit) -> int:
         return int(getattr(self._settings, limit))

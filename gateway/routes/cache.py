@@ -4,41 +4,99 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Any
+from typing import Annotated, Literal
 
 from aiohttp import web
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from gateway.access import optional, requires
 from gateway.auth.base import Permission
 from gateway.cache import AWAY, KEPT_S, SIZE, Cache
 from gateway.context import GATEWAY, Gateway
+from gateway.contract import operation
 from gateway.database import artifacts, figures
-from gateway.envelope import success
-from gateway.errors import invalid, unavailable
+from gateway.envelope import Success, success
+from gateway.errors import unavailable
+from gateway.parameters import Parameters
 
 routes = web.RouteTableDef()
 
 WARMED = 100
-LONGEST = 300
+Text = Annotated[str, Field(max_length=300, pattern=r"^[^\x00]*$")]
+
+
+class CacheStatus(TypedDict):
+    """What the cache is and holds; null is what is not known while it is away, or has no limit."""
+
+    status: Literal["healthy", "unavailable"]
+    backend: str
+    entries: int | None
+    ttl_seconds: int
+    max_entries: int | None
+
+
+class CacheMetrics(TypedDict):
+    """How this gateway used the cache since it started."""
+
+    hits: int
+    misses: int
+    sets: int
+    deletes: int
+    errors: int
+    hit_rate: float | None
+
+
+class CacheReport(TypedDict):
+    """All about the cache."""
+
+    cache: CacheStatus
+    metrics: CacheMetrics
+    entries_by_kind: dict[str, int] | None
+
+
+class Chosen(Parameters):
+    """Which entries to remove: those that match all that is given."""
+
+    pattern: Text | None = None
+    user_id: Text | None = None
+
+
+class Invalidated(TypedDict):
+    """What was removed."""
+
+    invalidated: int
+    pattern: str | None
+    user_id: str | None
+
+
+class Warmed(TypedDict):
+    """How many jobs' files are kept now that were not."""
+
+    warmed: int
+    seconds: float
 
 
 @routes.get("/system/cache")
 @optional
-async def status(request: web.Request) -> web.Response:
+@operation()
+async def status(request: web.Request) -> Success[CacheStatus]:
     """What the cache is and holds."""
     return success(await _status(request.app[GATEWAY].cache))
 
 
 @routes.get("/system/cache/metrics")
 @optional
-async def metrics(request: web.Request) -> web.Response:
+@operation()
+async def metrics(request: web.Request) -> Success[CacheMetrics]:
     """How this gateway used the cache since it started."""
     return success(_metrics(request.app[GATEWAY].cache))
 
 
 @routes.get("/system/cache/report")
 @optional
-async def report(request: web.Request) -> web.Response:
+@operation()
+async def report(request: web.Request) -> Success[CacheReport]:
     """Both, and what kinds of entries there are."""
     cache = request.app[GATEWAY].cache
     try:
@@ -50,14 +108,10 @@ async def report(request: web.Request) -> web.Response:
 
 @routes.post("/system/cache/invalidate")
 @requires(Permission.MANAGE_SYSTEM)
-async def invalidate(request: web.Request) -> web.Response:
+@operation()
+async def invalidate(request: web.Request, query: Chosen, form: Chosen) -> Success[Invalidated]:
     """Remove entries by pattern, by user, or all."""
-    form = await request.post() if request.content_type == "application/x-www-form-urlencoded" else {}
-    given = {name: request.query.get(name) or form.get(name) or None for name in ("pattern", "user_id")}
-    wrong = [name for name, value in given.items() if not _usable(value)]
-    if wrong:
-        raise invalid({name: [f"Must be text of at most {LONGEST} characters"] for name in wrong})
-    pattern, user_id = (None if value is None else str(value) for value in given.values())
+    pattern, user_id = query.pattern or form.pattern, query.user_id or form.user_id
     try:
         removed = await request.app[GATEWAY].cache.invalidate(pattern, user_id)
     except AWAY:
@@ -67,7 +121,8 @@ async def invalidate(request: web.Request) -> web.Response:
 
 @routes.post("/system/cache/warm")
 @requires(Permission.MANAGE_SYSTEM)
-async def warm(request: web.Request) -> web.Response:
+@operation()
+async def warm(request: web.Request) -> Success[Warmed]:
     """Keep the files of the jobs completed last."""
     began = time.perf_counter()
     count = await _warm(request.app[GATEWAY])
@@ -85,20 +140,28 @@ async def _warm(gateway: Gateway) -> int:
     return len(found)
 
 
-async def _status(cache: Cache) -> dict[str, Any]:
+async def _status(cache: Cache) -> CacheStatus:
     try:
         keys: int | None = len(await cache.keys())
     except AWAY:
         keys = None
-    limits = {"ttl_seconds": KEPT_S, "max_entries": SIZE if cache.backend == "memory" else None}
-    return {"status": "unavailable" if keys is None else "healthy", "backend": cache.backend, "entries": keys} | limits
+    return {
+        "status": "unavailable" if keys is None else "healthy",
+        "backend": cache.backend,
+        "entries": keys,
+        "ttl_seconds": KEPT_S,
+        "max_entries": SIZE if cache.backend == "memory" else None,
+    }
 
 
-def _metrics(cache: Cache) -> dict[str, Any]:
-    asked = cache.counts["hits"] + cache.counts["misses"]
-    counts = {name: cache.counts[name] for name in ("hits", "misses", "sets", "deletes", "errors")}
-    return counts | {"hit_rate": round(counts["hits"] / asked, 6) if asked else None}
-
-
-def _usable(value: object) -> bool:
-    return value is None or (isinstance(value, str) and len(value) <= LONGEST and "\x00" not in value)
+def _metrics(cache: Cache) -> CacheMetrics:
+    counts = cache.counts
+    asked = counts["hits"] + counts["misses"]
+    return {
+        "hits": counts["hits"],
+        "misses": counts["misses"],
+        "sets": counts["sets"],
+        "deletes": counts["deletes"],
+        "errors": counts["errors"],
+        "hit_rate": round(counts["hits"] / asked, 6) if asked else None,
+    }

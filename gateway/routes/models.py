@@ -6,10 +6,12 @@ from functools import lru_cache
 from typing import Any
 
 from aiohttp import web
+from typing_extensions import TypedDict
 
 from config.catalogue import ModelEntry
 from gateway.context import GATEWAY
-from gateway.envelope import success
+from gateway.contract import operation
+from gateway.envelope import Success, success
 from pipeline.requests import parameters
 
 routes = web.RouteTableDef()
@@ -18,18 +20,51 @@ SHOWN = ("type", "minimum", "maximum", "exclusiveMaximum", "minLength", "maxLeng
 """Words of JSON Schema that a limit is told in."""
 
 
+class Native(TypedDict):
+    """What a model really draws."""
+
+    width: int
+    height: int
+    fps: float
+
+
+class Model(TypedDict):
+    """A model.
+
+    `parameters` are the fields of `POST /videos/generate` with their limits, in words of JSON Schema; `renderers` is
+    how many workers have it.
+    """
+
+    name: str
+    purpose: str
+    revision: str
+    licence: str
+    audio: bool
+    native: dict[str, Native]
+    parameters: dict[str, dict[str, Any]]
+    renderers: int
+
+
+class Models(TypedDict):
+    """All models and the name of the one that is used where none is named."""
+
+    models: list[Model]
+    default: str
+
+
 @routes.get("/models")
-async def listing(request: web.Request) -> web.Response:
+@operation()
+async def listing(request: web.Request) -> Success[Models]:
     """The catalogue, the default model first."""
     gateway = request.app[GATEWAY]
     default = gateway.settings.models.default
     entries = sorted(gateway.catalogue, key=lambda entry: entry.name != default)
-    models = [_view(entry) | {"renderers": await gateway.outlook.renderers(entry.name)} for entry in entries]
+    models = [_view(entry, await gateway.outlook.renderers(entry.name)) for entry in entries]
     return success({"models": models, "default": default})
 
 
-def _view(entry: ModelEntry) -> dict[str, Any]:
-    native = {
+def _view(entry: ModelEntry, renderers: int) -> Model:
+    native: dict[str, Native] = {
         ratio: {"width": size.shown[0], "height": size.shown[1], "fps": entry.fps}
         for ratio, size in entry.sizes.items()
     }
@@ -41,6 +76,7 @@ def _view(entry: ModelEntry) -> dict[str, Any]:
         "audio": entry.audio,
         "native": native,
         "parameters": _limits(entry.model_dump_json()),
+        "renderers": renderers,
     }
 
 

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Annotated, Any
 
 from aiohttp import web
+from typing_extensions import TypedDict
 
-from gateway import acceptance, hls, idempotency
+from gateway import acceptance, hls, idempotency, media
+from gateway.acceptance import Accepted
 from gateway.access import public, requires
 from gateway.auth.base import Permission
-from gateway.context import GATEWAY, PRINCIPAL
+from gateway.context import GATEWAY, PRINCIPAL, Gateway
+from gateway.contract import operation
 from gateway.database import artifacts
+from gateway.database.accesses import Kind
 from gateway.database.jobs import Job
-from gateway.envelope import success, timestamp
+from gateway.envelope import Success, Time, success, timestamp
 from gateway.errors import ApiError, Code, not_found
+from gateway.files.library import video_of
+from gateway.files.serving import send
 from gateway.links import link
 from gateway.outlook import Forecast
+from gateway.parameters import Flag, OneOf, Parameters
 from gateway.renditions import rung, top
-from gateway.routes.jobs import error_view, files, owned
-from gateway.validation import choice, flag, json_object
+from gateway.routes.jobs import JobError, error_view, files, owned
+from gateway.validation import json_object
+from pipeline.requests import bodies
 from pipeline.vocabulary import ArtifactRef, Status
 
 routes = web.RouteTableDef()
@@ -26,11 +35,52 @@ routes = web.RouteTableDef()
 QUALITIES = ("auto", "720p", "1080p")
 FORMATS = ("mp4", "hls")
 THUMBNAIL_SIZES = ("small", "medium", "large")
+MP4 = "video/mp4"
+
+
+class VideoStatus(TypedDict):
+    """How far a job is; `queue_position` is 1 for the next, `eta_seconds` counts to its completion."""
+
+    job_id: str
+    status: Status
+    stage: str
+    progress: int
+    queue_position: int | None
+    eta_seconds: int | None
+    created_at: Time
+    started_at: Time | None
+    completed_at: Time | None
+    expires_at: Time | None
+    error: JobError | None
+
+
+class DownloadQuery(Parameters):
+    """Whether to show a video in the browser or to keep it."""
+
+    inline: Flag = False
+
+
+class StreamQuery(Parameters):
+    """What to play; without a format, what the `Accept` header asks for."""
+
+    quality: Annotated[str, OneOf(QUALITIES)] = "auto"
+    format: Annotated[str, OneOf(FORMATS)] | None = None
+
+
+class ThumbnailQuery(Parameters):
+    """How large a poster."""
+
+    size: Annotated[str, OneOf(THUMBNAIL_SIZES)] = "medium"
+
+
+def _bodies(gateway: Gateway) -> Any:  # noqa: ANN401 - a type form
+    return bodies(gateway.catalogue, gateway.settings.models.default)
 
 
 @routes.post("/videos/generate")
 @requires(Permission.GENERATE_VIDEOS)
-async def generate(request: web.Request) -> web.Response:
+@operation(status=202, body=_bodies, headers=[idempotency.KEY])
+async def generate(request: web.Request) -> Success[Accepted]:
     """Accept a job."""
     body = await json_object(request)
     attempt = idempotency.read(request, body)
@@ -39,7 +89,8 @@ async def generate(request: web.Request) -> web.Response:
 
 
 @routes.get("/videos/{job_id}/status")
-async def status(request: web.Request) -> web.Response:
+@operation()
+async def status(request: web.Request) -> Success[VideoStatus]:
     """How far a job is."""
     job = await owned(request)
     state = job.projection
@@ -63,28 +114,28 @@ async def status(request: web.Request) -> web.Response:
 
 @routes.get("/videos/{job_id}/download")
 @requires(Permission.READ_FILES)
-async def download(request: web.Request) -> web.StreamResponse:
+@operation(media=[MP4], **media.RANGED)
+async def download(request: web.Request, query: DownloadQuery) -> web.StreamResponse:
     """The highest rendition, as a file."""
-    inline = flag(request, "inline")
     job, published = await _completed(request)
-    return await _serve(request, job, top(published), inline=inline)
+    return await _serve(request, job, top(published), Kind.DOWNLOAD, inline=query.inline)
 
 
 @routes.get("/videos/{job_id}/stream")
 @requires(Permission.READ_FILES)
-async def stream(request: web.Request) -> web.StreamResponse:
+@operation(media=[MP4, hls.MEDIA_TYPE], **media.RANGED)
+async def stream(request: web.Request, query: StreamQuery) -> web.StreamResponse:
     """A rendition, for playing; as HLS where that is asked for."""
-    quality = choice(request, "quality", QUALITIES, "auto")
     preferred = "hls" if hls.accepts_playlist(request.headers.get("Accept", "")) else "mp4"
-    form = choice(request, "format", FORMATS, preferred)
     job, published = await _completed(request)
-    if form == "hls":
-        return await _playlist(request, job, published, quality)
-    return await _serve(request, job, rung(published, quality), inline=True)
+    if (query.format or preferred) == "hls":
+        return await _playlist(request, job, published, query.quality)
+    return await _serve(request, job, rung(published, query.quality), Kind.STREAM)
 
 
 @routes.get("/videos/{job_id}/hls/{token}/{name}")
 @public
+@operation(media=[hls.MEDIA_TYPE, MP4], **media.RANGED | {"errors": [401, 416]})
 async def hls_file(request: web.Request) -> web.StreamResponse:
     """A playlist or media file of the HLS folder, for whoever has the token."""
     job_id, name = request.match_info["job_id"], request.match_info["name"]
@@ -99,15 +150,16 @@ async def hls_file(request: web.Request) -> web.StreamResponse:
 
 @routes.get("/videos/{job_id}/thumbnail")
 @requires(Permission.READ_FILES)
-async def thumbnail(request: web.Request) -> web.StreamResponse:
+@operation(media=["image/jpeg"], **media.RANGED)
+async def thumbnail(request: web.Request, query: ThumbnailQuery) -> web.StreamResponse:
     """The poster."""
-    size = choice(request, "size", THUMBNAIL_SIZES, "medium")
     job, published = await _completed(request)
-    return await _serve(request, job, published[f"poster-{size}.jpg"], inline=True)
+    return await _serve(request, job, published[f"poster-{query.size}.jpg"], Kind.THUMBNAIL)
 
 
 @routes.get("/videos/{job_id}/metadata")
-async def metadata(request: web.Request) -> web.Response:
+@operation()
+async def metadata(request: web.Request) -> Success[dict[str, Any]]:
     """What was measured of the video, and how it was made."""
     job = await owned(request)
     _require_completed(job)
@@ -151,5 +203,9 @@ async def _playlist(
     return web.Response(text=text, content_type=hls.MEDIA_TYPE, headers=headers)
 
 
-async def _serve(request: web.Request, job: Job, ref: ArtifactRef, *, inline: bool) -> web.StreamResponse:
-    return await request.app[GATEWAY].media.serve(request, ref, f"{job.id}-{ref.name}", inline=inline)
+async def _serve(
+    request: web.Request, job: Job, ref: ArtifactRef, kind: Kind, *, inline: bool = True
+) -> web.StreamResponse:
+    """Counted for the video as a file of its owner."""
+    named = ref.model_copy(update={"name": f"{job.id}-{ref.name}"})
+    return await send(request, named, kind, file_id=video_of(job.id), user_id=job.request.user_id, inline=inline)

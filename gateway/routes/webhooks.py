@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Annotated, Any
 
 from aiohttp import web
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
+from typing_extensions import TypedDict
 
-from gateway import pagination
+from gateway import ids, pagination
 from gateway.access import requires
 from gateway.auth.base import Permission
 from gateway.context import GATEWAY, PRINCIPAL
+from gateway.contract import operation
 from gateway.database import deliveries, webhooks
 from gateway.database.deliveries import Attempt, Delivery, DeliveryStatus
 from gateway.database.webhooks import Webhook
-from gateway.envelope import success, timestamp
+from gateway.envelope import Success, Time, success, timestamp
 from gateway.errors import ApiError, Code, invalid, not_found
 from gateway.links import link
-from gateway.query import Query
-from gateway.validation import parsed
+from gateway.pagination import Listing, Paged
+from gateway.parameters import OneOf
+from gateway.routes.jobs import Deleted
 from gateway.webhooks import messages
+from gateway.webhooks.guard import MAX_URL
 from gateway.webhooks.messages import EVENTS, WebhookEvent
 from gateway.webhooks.signing import new_secret
+from pipeline.requests import RECEIVER
 
 routes = web.RouteTableDef()
 
-WEBHOOK_ID = re.compile(r"webhook_[0-9a-f]{32}")
-DELIVERY_ID = re.compile(r"delivery_[0-9a-f]{32}")
 MAX_WEBHOOKS = 50
 """Webhooks a user may have, beside those of single jobs."""
 
@@ -40,6 +42,7 @@ def _unique(events: list[WebhookEvent]) -> list[WebhookEvent]:
 Events = Annotated[list[WebhookEvent], Field(min_length=1, max_length=100), AfterValidator(_unique)]
 Secret = Annotated[str, Field(min_length=16, max_length=128, pattern=r"^[\x21-\x7e]+$")]
 """Printable ASCII without spaces, so that it can be written into a receiver's configuration as it is."""
+Url = Annotated[str, Field(json_schema_extra=RECEIVER | {"maxLength": MAX_URL})]
 
 
 class Body(BaseModel):
@@ -51,7 +54,7 @@ class Body(BaseModel):
 class NewWebhook(Body):
     """Whom to tell of what; without a secret one is made."""
 
-    url: str
+    url: Url
     events: Events = Field(default_factory=lambda: list(WebhookEvent))
     secret: Secret | None = None
 
@@ -59,9 +62,9 @@ class NewWebhook(Body):
 class WebhookChange(Body):
     """What to change; the rest stays."""
 
-    url: str | None = None
+    url: Url | None = None
     events: Events | None = None
-    active: bool | None = None
+    active: StrictBool | None = None
 
 
 class NewSecret(Body):
@@ -76,12 +79,87 @@ class Test(Body):
     event: WebhookEvent = WebhookEvent.COMPLETED
 
 
+class WebhooksQuery(Paged):
+    """Whether to list the webhook of one job, instead of those for all jobs."""
+
+    job_id: str | None = None
+
+
+class DeliveriesQuery(Paged):
+    """Which deliveries to list."""
+
+    status: Annotated[str, OneOf(tuple(DeliveryStatus))] | None = None
+    event: Annotated[str, OneOf(EVENTS)] | None = None
+
+
+class WebhookView(TypedDict):
+    """A webhook; one with a `job_id` is told of that job only."""
+
+    id: str
+    job_id: str | None
+    url: str
+    events: list[str]
+    active: bool
+    disabled_reason: str | None
+    created_at: Time
+    updated_at: Time
+
+
+class CreatedWebhook(WebhookView):
+    """A new webhook with its secret, which is never shown again."""
+
+    secret: str
+
+
+class RotatedJobSecret(TypedDict):
+    """The new secret, which is never shown again."""
+
+    secret: str
+
+
+class RotatedSecret(RotatedJobSecret):
+    """A webhook's new secret, which is never shown again."""
+
+    id: str
+
+
+class AttemptView(TypedDict):
+    """One try of a delivery: `error` is null when it was delivered, `response_status` without an answer."""
+
+    number: int
+    at: Time
+    seconds: float
+    response_status: int | None
+    error: str | None
+
+
+class DeliveryView(TypedDict):
+    """A message to a webhook; the same `message_id` means the same message."""
+
+    id: str
+    message_id: str
+    webhook_id: str
+    job_id: str | None
+    event: str
+    status: DeliveryStatus
+    created_at: Time
+    next_attempt_at: Time | None
+    ended_at: Time | None
+    attempts: list[AttemptView]
+
+
+class DeliveryDetails(DeliveryView):
+    """A delivery with what is sent."""
+
+    payload: dict[str, Any]
+
+
 @routes.post("/webhooks")
 @requires(Permission.GENERATE_VIDEOS)
-async def create(request: web.Request) -> web.Response:
+@operation(status=201)
+async def create(request: web.Request, body: NewWebhook) -> Success[CreatedWebhook]:
     """Be told of all jobs of the user. The secret is shown in this answer only."""
     gateway, user_id = request.app[GATEWAY], request[PRINCIPAL].user_id
-    body = await parsed(request, NewWebhook)
     await _require_allowed(request, body.url)
     secret = body.secret or new_secret()
     async with gateway.database.write() as connection:
@@ -91,43 +169,44 @@ async def create(request: web.Request) -> web.Response:
             raise ApiError(Code.VALIDATION_ERROR, f"A user may have {MAX_WEBHOOKS} webhooks", details)
         webhook = await webhooks.add(connection, user_id, body.url, body.events, secret)
     location = link(gateway.settings, f"/webhooks/{webhook.id}")
-    data = _view(webhook) | {"secret": secret}
+    data: CreatedWebhook = {**_view(webhook), "secret": secret}
     return success(data, "Webhook created", status=201, headers={"Location": location})
 
 
 @routes.get("/webhooks")
-async def list_(request: web.Request) -> web.Response:
+@operation()
+async def listing(request: web.Request, query: WebhooksQuery) -> Success[Listing[WebhookView]]:
     """The user's webhooks, or with `job_id` that of one job."""
-    with Query(request) as query:
-        page = pagination.read(query)
-        job_id = query.text("job_id")
+    page = query.wanted
     async with request.app[GATEWAY].database.read() as connection:
-        found, total = await webhooks.page(connection, request[PRINCIPAL].user_id, page, job_id)
+        found, total = await webhooks.page(connection, request[PRINCIPAL].user_id, page, query.job_id)
     return success(pagination.paginated([_view(webhook) for webhook in found], page, total))
 
 
 @routes.post("/webhooks/job-secret/rotate")
 @requires(Permission.GENERATE_VIDEOS)
-async def rotate_job_secret(request: web.Request) -> web.Response:
+@operation()
+async def rotate_job_secret(request: web.Request, body: NewSecret) -> Success[RotatedJobSecret]:
     """A new secret for the `webhook_url` of all the user's jobs; the present one signs beside it for a day."""
-    secret = (await parsed(request, NewSecret)).secret or new_secret()
+    secret = body.secret or new_secret()
     async with request.app[GATEWAY].database.write() as connection:
         await webhooks.rotate_user_secret(connection, request[PRINCIPAL].user_id, secret)
     return success({"secret": secret}, "Secret rotated; the one before signs too for 24 hours")
 
 
 @routes.get("/webhooks/{webhook_id}")
-async def details(request: web.Request) -> web.Response:
+@operation()
+async def details(request: web.Request) -> Success[WebhookView]:
     """One webhook."""
     return success(_view(await _owned(request)))
 
 
 @routes.patch("/webhooks/{webhook_id}")
 @requires(Permission.GENERATE_VIDEOS)
-async def change(request: web.Request) -> web.Response:
+@operation()
+async def change(request: web.Request, body: WebhookChange) -> Success[WebhookView]:
     """Change URL, events, or whether it is called."""
     gateway, webhook = request.app[GATEWAY], await _owned(request)
-    body = await parsed(request, WebhookChange)
     if body.url is not None:
         await _require_allowed(request, body.url)
     values = body.model_dump(mode="json", exclude_none=True)
@@ -141,7 +220,8 @@ async def change(request: web.Request) -> web.Response:
 
 @routes.delete("/webhooks/{webhook_id}")
 @requires(Permission.GENERATE_VIDEOS)
-async def delete(request: web.Request) -> web.Response:
+@operation()
+async def delete(request: web.Request) -> Success[Deleted]:
     """Delete a webhook with its delivery log; nothing is sent to it any more."""
     webhook = await _owned(request)
     async with request.app[GATEWAY].database.write() as connection:
@@ -151,10 +231,11 @@ async def delete(request: web.Request) -> web.Response:
 
 @routes.post("/webhooks/{webhook_id}/rotate-secret")
 @requires(Permission.GENERATE_VIDEOS)
-async def rotate_secret(request: web.Request) -> web.Response:
+@operation()
+async def rotate_secret(request: web.Request, body: NewSecret) -> Success[RotatedSecret]:
     """A new secret; the present one signs beside it for a day."""
     webhook = await _owned(request)
-    secret = (await parsed(request, NewSecret)).secret or new_secret()
+    secret = body.secret or new_secret()
     async with request.app[GATEWAY].database.write() as connection:
         await webhooks.rotate(connection, webhook.id, request[PRINCIPAL].user_id, secret)
     return success({"id": webhook.id, "secret": secret}, "Secret rotated; the one before signs too for 24 hours")
@@ -162,37 +243,36 @@ async def rotate_secret(request: web.Request) -> web.Response:
 
 @routes.post("/webhooks/{webhook_id}/test")
 @requires(Permission.GENERATE_VIDEOS)
-async def test(request: web.Request) -> web.Response:
+@operation(status=202)
+async def test(request: web.Request, body: Test) -> Success[DeliveryView]:
     """Send an example message, as any other: signed, logged, tried again."""
     webhook = await _active(request)
-    event = (await parsed(request, Test)).event
-    body = messages.sample(request.app[GATEWAY].settings, event)
-    return await _send(request, webhook, event, body)
+    sample = messages.sample(request.app[GATEWAY].settings, body.event)
+    return await _send(request, webhook, body.event, sample)
 
 
 @routes.get("/webhooks/{webhook_id}/deliveries")
-async def log(request: web.Request) -> web.Response:
+@operation()
+async def log(request: web.Request, query: DeliveriesQuery) -> Success[Listing[DeliveryView]]:
     """What was sent to a webhook, or is about to be, the newest first."""
-    webhook = await _owned(request)
-    with Query(request) as query:
-        page = pagination.read(query)
-        status = query.choice("status", tuple(DeliveryStatus))
-        event = query.choice("event", EVENTS)
+    webhook, page = await _owned(request), query.wanted
     async with request.app[GATEWAY].database.read() as connection:
-        found, total = await deliveries.page(connection, webhook.id, page, status, event)
+        found, total = await deliveries.page(connection, webhook.id, page, query.status, query.event)
     return success(pagination.paginated([_delivery_view(delivery) for delivery in found], page, total))
 
 
 @routes.get("/webhooks/{webhook_id}/deliveries/{delivery_id}")
-async def delivery(request: web.Request) -> web.Response:
+@operation()
+async def delivery(request: web.Request) -> Success[DeliveryDetails]:
     """One delivery with what is sent."""
     found = await _delivery(request, await _owned(request))
-    return success(_delivery_view(found) | {"payload": json.loads(found.body)})
+    return success({**_delivery_view(found), "payload": json.loads(found.body)})
 
 
 @routes.post("/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver")
 @requires(Permission.GENERATE_VIDEOS)
-async def redeliver(request: web.Request) -> web.Response:
+@operation(status=202, errors=[400])
+async def redeliver(request: web.Request) -> Success[DeliveryView]:
     """Send a message once more, whatever became of it, as a delivery of its own with the same `webhook-id`."""
     webhook = await _active(request)
     found = await _delivery(request, webhook)
@@ -201,7 +281,7 @@ async def redeliver(request: web.Request) -> web.Response:
 
 async def _send(
     request: web.Request, webhook: Webhook, event: str, body: str, again: Delivery | None = None
-) -> web.Response:
+) -> Success[DeliveryView]:
     gateway = request.app[GATEWAY]
     message_id, job_id = (again.message_id, again.job_id) if again else (None, None)
     async with gateway.database.write() as connection:
@@ -223,9 +303,7 @@ async def _require_allowed(request: web.Request, url: str) -> None:
 
 
 async def _owned(request: web.Request) -> Webhook:
-    webhook_id = request.match_info["webhook_id"]
-    if WEBHOOK_ID.fullmatch(webhook_id) is None:
-        raise not_found("Webhook", webhook_id)
+    webhook_id = ids.given(request, "webhook_id")
     async with request.app[GATEWAY].database.read() as connection:
         webhook = await webhooks.find(connection, webhook_id, request[PRINCIPAL].user_id)
     if webhook is None:
@@ -242,22 +320,20 @@ async def _active(request: web.Request) -> Webhook:
 
 
 async def _delivery(request: web.Request, webhook: Webhook) -> Delivery:
-    delivery_id = request.match_info["delivery_id"]
-    found = None
-    if DELIVERY_ID.fullmatch(delivery_id):
-        async with request.app[GATEWAY].database.read() as connection:
-            found = await deliveries.find(connection, webhook.id, delivery_id)
+    delivery_id = ids.given(request, "delivery_id")
+    async with request.app[GATEWAY].database.read() as connection:
+        found = await deliveries.find(connection, webhook.id, delivery_id)
     if found is None:
         raise not_found("Delivery", delivery_id)
     return found
 
 
-def _view(webhook: Webhook) -> dict[str, Any]:
+def _view(webhook: Webhook) -> WebhookView:
     return {
         "id": webhook.id,
         "job_id": webhook.job_id,
         "url": webhook.url,
-        "events": webhook.events,
+        "events": list(webhook.events),
         "active": webhook.active,
         "disabled_reason": webhook.disabled_reason,
         "created_at": timestamp(webhook.created_at),
@@ -265,7 +341,7 @@ def _view(webhook: Webhook) -> dict[str, Any]:
     }
 
 
-def _delivery_view(delivery: Delivery) -> dict[str, Any]:
+def _delivery_view(delivery: Delivery) -> DeliveryView:
     pending = delivery.status is DeliveryStatus.PENDING
     return {
         "id": delivery.id,
@@ -281,5 +357,11 @@ def _delivery_view(delivery: Delivery) -> dict[str, Any]:
     }
 
 
-def _attempt_view(attempt: Attempt) -> dict[str, Any]:
-    return vars(attempt) | {"at": timestamp(attempt.at)}
+def _attempt_view(attempt: Attempt) -> AttemptView:
+    return {
+        "number": attempt.number,
+        "at": timestamp(attempt.at),
+        "seconds": attempt.seconds,
+        "response_status": attempt.response_status,
+        "error": attempt.error,
+    }

@@ -36,8 +36,20 @@ class Clip(Protocol):
     def encode(self, window: int) -> Any:  # noqa: ANN401 - each family has its own embeddings
         """Text embeddings for this window."""
 
-    def denoise(self, window: int, conditions: Any, on_step: OnStep) -> Latents:  # noqa: ANN401
-        """Draw window `window`; windows come in order, as each may continue the one before."""
+    def denoise(
+        self,
+        window: int,
+        conditions: Any,  # noqa: ANN401
+        on_step: OnStep,
+        previous: Latents | None = None,
+        resume: dict[str, Any] | None = None,
+    ) -> Latents:
+        """Draw window `window`.
+
+        Args:
+            previous: the window before, which this one may continue; None for the first.
+            resume: what `on_step` saved of this window; the steps before it are not repeated.
+        """
 
     def decode(self, latents: Latents) -> Iterator[Chunk]:
         """Decode the next window in small uncropped chunks; the latents of all windows come in order."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import CogVideoXPipeline
+from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler, CogVideoXPipeline
 from torch import Tensor
 
 from config.catalogue import ModelEntry, Size
@@ -15,8 +15,45 @@ from models.contract import Chunk, ClipSpec, Understood
 from models.denoise import OnStep
 from models.families.base import Latents
 from models.families.pipelines import open_pipeline
-from models.families.stepped import Stepped, native_frames
+from models.families.stepped import Stepped, Watched, native_frames
 from models.frames import to_rgb
+
+
+class WatchedDDIM(Watched, CogVideoXDDIMScheduler):  # type: ignore[misc]  # untyped base
+    """Draws no noise at eta 0, which is the pipeline's."""
+
+
+class WatchedDPM(Watched, CogVideoXDPMScheduler):  # type: ignore[misc]  # untyped base
+    """Needs its last guess of the clean latents, which the loop keeps; draws noise at each step."""
+
+    clean: Tensor | None = None
+
+    def step(  # type: ignore[override]  # so differ the schedulers
+        self,
+        model_output: Tensor,
+        old_pred_original_sample: Tensor | None,
+        timestep: Tensor,
+        timestep_back: Tensor | None,
+        sample: Tensor,
+        generator: torch.Generator | None = None,  # the pipeline gives it to those who name it
+        **arguments: Any,  # noqa: ANN401 - diffusers has no types
+    ) -> tuple[Tensor, ...]:
+        """The scheduler's step; the first of a loop that was entered late gets the guess that was saved."""
+        old = self.clean if old_pred_original_sample is None else old_pred_original_sample
+        stepped: tuple[Tensor, ...] = CogVideoXDPMScheduler.step(
+            self, model_output, old, timestep, timestep_back, sample, generator=generator, **arguments
+        )
+        self.latents, self.clean = stepped[0].to(sample.dtype), stepped[1]
+        return stepped
+
+    def save(self) -> dict[str, Any]:
+        """See `Watched.save`."""
+        return {**super().save(), "clean": self.clean}
+
+    def enter(self, saved: dict[str, Any], step: int) -> None:
+        """See `Watched.enter`."""
+        super().enter(saved, step)
+        self.clean = saved.get("clean")
 
 
 class SteppedCogVideoX(Stepped, CogVideoXPipeline):  # type: ignore[misc]  # untyped base
@@ -25,7 +62,10 @@ class SteppedCogVideoX(Stepped, CogVideoXPipeline):  # type: ignore[misc]  # unt
 
 def load(entry: ModelEntry, folder: Path, device: str) -> CogVideoXFamily:
     """The adapter of a CogVideoX pipeline in `folder`."""
-    return CogVideoXFamily(open_pipeline(SteppedCogVideoX, entry, folder, device), entry)
+    pipeline = open_pipeline(SteppedCogVideoX, entry, folder, device)
+    watched = WatchedDPM if isinstance(pipeline.scheduler, CogVideoXDPMScheduler) else WatchedDDIM
+    pipeline.scheduler = watched.from_config(pipeline.scheduler.config)
+    return CogVideoXFamily(pipeline, entry)
 
 
 class CogVideoXFamily:
@@ -67,12 +107,20 @@ class CogVideoXClip:
         )
         return prompt, negative
 
-    def denoise(self, window: int, conditions: tuple[Tensor, Tensor | None], on_step: OnStep) -> Latents:
+    def denoise(
+        self,
+        window: int,
+        conditions: tuple[Tensor, Tensor | None],
+        on_step: OnStep,
+        previous: Latents | None = None,
+        resume: dict[str, Any] | None = None,
+    ) -> Latents:
         """See `Clip.denoise`; frames come before channels, as the pipeline returns them."""
         prompt, negative = conditions
         latents = self._pipeline.run(
             self._spec,
             on_step,
+            resume,
             prompt_embeds=prompt,
             negative_prompt_embeds=negative,
             guidance_scale=self._spec.guidance,

@@ -15,7 +15,7 @@ from models.contract import Chunk, ClipSpec, Understood
 from models.denoise import OnStep
 from models.families.base import Latents
 from models.families.pipelines import open_pipeline
-from models.families.stepped import Stepped, in_pieces, native_frames
+from models.families.stepped import Stepped, WatchedEuler, in_pieces, native_frames
 from models.frames import to_rgb
 
 Embeddings = dict[str, Tensor]
@@ -32,6 +32,7 @@ def load(entry: ModelEntry, folder: Path, device: str) -> HunyuanVideo15Family:
     The VAE is tiled in space, as its makers' example does: whole, a native clip would not fit beside the transformer.
     """
     pipeline = open_pipeline(SteppedHunyuanVideo15, entry, folder, device)
+    pipeline.scheduler = WatchedEuler.from_config(pipeline.scheduler.config)
     pipeline.vae.enable_tiling()
     return HunyuanVideo15Family(pipeline, entry)
 
@@ -76,12 +77,20 @@ class HunyuanVideo15Clip:
         tensors = self._pipeline.encode_prompt(text, dtype=self._pipeline.transformer.dtype)
         return {f"{prefix}{name}": tensor for name, tensor in zip(names, tensors, strict=True)}
 
-    def denoise(self, window: int, conditions: Embeddings, on_step: OnStep) -> Latents:
+    def denoise(
+        self,
+        window: int,
+        conditions: Embeddings,
+        on_step: OnStep,
+        previous: Latents | None = None,
+        resume: dict[str, Any] | None = None,
+    ) -> Latents:
         """See `Clip.denoise`; the latents still carry the VAE's scaling factor, as the pipeline returns them."""
         self._pipeline.guider = self._pipeline.guider.new(guidance_scale=self._spec.guidance)
         latents = self._pipeline.run(
             self._spec,
             on_step,
+            resume,
             height=self._size.height,
             width=self._size.width,
             num_frames=self._frames,

@@ -17,7 +17,7 @@ from models.contract import Chunk, ClipSpec, Understood
 from models.denoise import OnStep
 from models.families.base import Latents
 from models.families.pipelines import open_pipeline
-from models.families.stepped import Stepped, in_pieces, native_frames
+from models.families.stepped import Stepped, WatchedEuler, in_pieces, native_frames
 from models.frames import to_rgb
 
 PLAIN_GUIDANCE = {"stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0}
@@ -29,12 +29,23 @@ Embeddings = dict[str, Tensor]
 
 
 class SteppedLTX2(Stepped, LTX2Pipeline):  # type: ignore[misc]  # untyped base
-    """`LTX2Pipeline` that tells its steps."""
+    """`LTX2Pipeline` that tells its steps; its loop draws sound beside the picture, with a copy of the scheduler."""
+
+    def prepare_audio_latents(self, *arguments: Any, **named: Any) -> Tensor:  # noqa: ANN401
+        """The noise to begin with, or the latents to go on with, which the pipeline would take for clean ones."""
+        latents: Tensor
+        if self._resume is None:
+            latents = super().prepare_audio_latents(*arguments, **named)
+        else:
+            latents = self._resume["twin"]["latents"]
+        return latents
 
 
 def load(entry: ModelEntry, folder: Path, device: str) -> LTX2Family:
     """The adapter of an LTX-2 pipeline in `folder`."""
-    return LTX2Family(open_pipeline(SteppedLTX2, entry, folder, device), entry)
+    pipeline = open_pipeline(SteppedLTX2, entry, folder, device)
+    pipeline.scheduler = WatchedEuler.from_config(pipeline.scheduler.config)
+    return LTX2Family(pipeline, entry)
 
 
 class LTX2Family:
@@ -87,11 +98,19 @@ class LTX2Clip:
         )
         return dict(zip(names, tensors, strict=True))
 
-    def denoise(self, window: int, conditions: Embeddings, on_step: OnStep) -> Latents:
+    def denoise(
+        self,
+        window: int,
+        conditions: Embeddings,
+        on_step: OnStep,
+        previous: Latents | None = None,
+        resume: dict[str, Any] | None = None,
+    ) -> Latents:
         """See `Clip.denoise`; both latents are denormalised, as the pipeline returns them."""
         video, audio = self._pipeline.run(
             self._spec,
             on_step,
+            resume,
             guidance_scale=self._spec.guidance,
             audio_guidance_scale=None,
             audio_stg_scale=None,

@@ -92,7 +92,6 @@ class WanClip:
         self._spec = spec
         self._size = size
         self._total = latent_frames(family.entry, spec.frames)
-        self._tail: Tensor | None = None
         self._decoder = WanStreamDecoder(family.pipeline.vae)
         self._native = latent_frames(family.entry, family.entry.frames)
         if family.entry.extend == "none" and self._total > self._native:
@@ -110,12 +109,22 @@ class WanClip:
         """See `Clip.encode`."""
         return self._family.conditions(self._spec, window)
 
-    def denoise(self, window: int, conditions: WanConditions, on_step: OnStep) -> Latents:
+    def denoise(
+        self,
+        window: int,
+        conditions: WanConditions,
+        on_step: OnStep,
+        previous: Latents | None = None,
+        resume: dict[str, Any] | None = None,
+    ) -> Latents:
         """See `Clip.denoise`; the latents are normalised, as `WanPipeline` returns them."""
-        state = DenoisingState.start(self._pipeline.scheduler, self._spec.steps, self._noise(window))
-        denoise(state, WanPredictor(self._pipeline, conditions, self._spec.guidance, self._tail), on_step)
-        if self.windows > 1:
-            self._tail = state.latents[:, :, -PREFIX:]
+        scheduler, steps = self._pipeline.scheduler, self._spec.steps
+        if resume is None:
+            state = DenoisingState.start(scheduler, steps, self._noise(window))
+        else:
+            state = DenoisingState.restore(scheduler, steps, resume)
+        prefix = None if previous is None else previous.video[:, :, -PREFIX:].to(self._pipeline.device)
+        denoise(state, WanPredictor(self._pipeline, conditions, self._spec.guidance, prefix), on_step)
         return Latents(state.latents.cpu())
 
     def decode(self, latents: Latents) -> Iterator[Chunk]:

@@ -27,6 +27,26 @@ class ObjectInfo:
     modified_at: float
 
 
+class Incoming(Protocol):
+    """Bytes whose digest is known only at their end, on their way into a store. Blocking; one thread at a time.
+
+    `write` any number of times, then `finish`, then perhaps `publish`; `discard` in any case, which removes what was
+    not published. Methods raise what the store raises.
+    """
+
+    def write(self, piece: bytes) -> None:
+        """Take the next bytes; waits while the store is slower than who writes."""
+
+    def finish(self) -> tuple[str, int]:
+        """All bytes are in the store: ("sha256:…", their number)."""
+
+    def publish(self, name: str, media_type: str) -> ArtifactRef:
+        """Make them a blob under their digest; the bytes are not sent again."""
+
+    def discard(self) -> None:
+        """Remove what was not published; may be called at any time and more than once."""
+
+
 class ObjectStore(Protocol):
     """Blocking and thread-safe. Every call has a time limit and bounded retries.
 
@@ -55,6 +75,9 @@ class ObjectStore(Protocol):
     def put_file(self, path: Path, name: str, media_type: str) -> ArtifactRef:
         """Store a file as a blob under its sha256 (multipart when large); bytes already stored are not sent again."""
 
+    def receive(self) -> Incoming:
+        """Take in a blob piece by piece, in memory of a few pieces. What a process that died left is removed later."""
+
     def fetch(self, ref: ArtifactRef, path: Path) -> None:
         """Download a blob to `path` (written whole or not at all). Raises `ObjectMissing`, `ObjectCorrupt`."""
 
@@ -79,6 +102,13 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove an object; removing what is not there is fine."""
+
+    def remove_old(self, key: str, written_before: float) -> bool:
+        """Remove an object unless it was written, or relied upon by a writer of the same bytes, since (epoch seconds).
+
+        Returns whether it is gone. For sweeps of blobs that nothing refers to: a `put_file` of the same bytes either
+        comes before and saves the blob, or after and stores it anew.
+        """
 
     def probe(self) -> None:
         """Check that the store can be written and honours both conditions. Raises `StoreUnfit`, `StoreError`."""

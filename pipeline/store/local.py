@@ -25,7 +25,7 @@ from uuid import uuid4
 
 from pipeline import keys
 from pipeline.errors import AlreadyExists, ObjectCorrupt, ObjectMissing, PreconditionFailed, StoreError, StoreFull
-from pipeline.store.base import ObjectInfo
+from pipeline.store.base import Incoming, ObjectInfo
 from pipeline.store.checks import check_conditions, check_key
 from pipeline.vocabulary import ArtifactRef
 
@@ -96,9 +96,13 @@ class FileStore:
             with path.open("rb") as source, temporary.open("xb") as target:
                 digest, size = _copy(_pieces(source), target)
                 _sync(target)
-            key = keys.blob(digest)
-            _publish(temporary, self._path(key), os.link)
-        return ArtifactRef(name=name, digest=digest, key=key, size=size, media_type=media_type)
+            self._place_blob(temporary, keys.blob(digest))
+        return ArtifactRef(name=name, digest=digest, key=keys.blob(digest), size=size, media_type=media_type)
+
+    def receive(self) -> Incoming:
+        """See `ObjectStore.receive`. The bytes are written once: publishing gives the file its name."""
+        with _translated(self._incoming):
+            return _Arriving(self._incoming / uuid4().hex, self._place_blob)
 
     def fetch(self, ref: ArtifactRef, path: Path) -> None:
         """See `ObjectStore.fetch`."""
@@ -144,9 +148,26 @@ class FileStore:
                 path.unlink()
             self._prune(path.parent)
 
+    def remove_old(self, key: str, written_before: float) -> bool:
+        """See `ObjectStore.remove_old`. Exact: writers of a blob and this hold the same lock."""
+        path = self._path(key)
+        with _translated(path), self._locked(key):
+            found = _info(key, path)
+            if found is not None and found.modified_at >= written_before:
+                return False
+            path.unlink(missing_ok=True)
+            self._prune(path.parent)
+            return True
+
     def probe(self) -> None:
         """See `ObjectStore.probe`."""
         check_conditions(self)
+
+    def _place_blob(self, temporary: Path, key: str) -> None:
+        path = self._path(key)
+        with self._locked(key):
+            if not _publish(temporary, path, os.link):
+                os.utime(path)  # its new owner has no reference yet: see `remove_old`
 
     def _path(self, key: str) -> Path:
         return self._objects / check_key(key)
@@ -183,6 +204,43 @@ class FileStore:
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > ABANDONED_S:
                     path.unlink()
+
+
+class _Arriving:
+    """See `Incoming`; a file in `incoming` until it is placed."""
+
+    def __init__(self, path: Path, place: Callable[[Path, str], None]) -> None:
+        self._path, self._place = path, place
+        self._file = path.open("xb")
+        self._sha256, self._size = hashlib.sha256(), 0
+
+    def write(self, piece: bytes) -> None:
+        """See `Incoming.write`."""
+        with _translated(self._path.parent):
+            self._file.write(piece)
+        self._sha256.update(piece)
+        self._size += len(piece)
+
+    def finish(self) -> tuple[str, int]:
+        """See `Incoming.finish`."""
+        with _translated(self._path.parent):
+            _sync(self._file)
+            self._file.close()
+        return f"sha256:{self._sha256.hexdigest()}", self._size
+
+    def publish(self, name: str, media_type: str) -> ArtifactRef:
+        """See `Incoming.publish`."""
+        digest = f"sha256:{self._sha256.hexdigest()}"
+        key = keys.blob(digest)
+        with _translated(self._path.parent):
+            self._place(self._path, key)
+        return ArtifactRef(name=name, digest=digest, key=key, size=self._size, media_type=media_type)
+
+    def discard(self) -> None:
+        """See `Incoming.discard`."""
+        with _translated(self._path.parent), suppress(FileNotFoundError):
+            self._file.close()
+            self._path.unlink()
 
 
 def save(pieces: Iterator[bytes], ref: ArtifactRef, path: Path) -> None:

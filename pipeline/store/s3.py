@@ -20,13 +20,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 from uuid import uuid4
 from xml.etree.ElementTree import ParseError
 
 import urllib3
 from minio import Minio
+from minio.commonconfig import ComposeSource, CopySource
 from minio.credentials import Credentials
 from minio.error import MinioException, S3Error, ServerError
 from minio.signer import sign_v4_s3
@@ -43,7 +44,8 @@ from pipeline.errors import (
     StoreError,
     StoreFull,
 )
-from pipeline.store.base import ObjectInfo
+from pipeline.store.arriving import Arriving
+from pipeline.store.base import Incoming, ObjectInfo
 from pipeline.store.checks import check_conditions, check_key
 from pipeline.store.local import PIECE, digest_of, save
 from pipeline.vocabulary import ArtifactRef
@@ -56,6 +58,11 @@ CONNECTIONS = 32
 """Kept open: more than the threads of a worker child, each with three parallel uploads."""
 PART_BYTES = 8 << 20
 """Size of the parts of a multipart upload; the SDK holds up to seven in memory."""
+COPIED_BYTES = 64 << 20
+"""Copied by the server in one request, so that each is answered well within `READ_S`."""
+RELIABLE_S = 6 * 3600.0
+"""A blob written this long ago is sent again rather than relied upon: a sweep might be about to remove it. Well under
+the shortest grace a deployment can set (`files.sweep_grace_hours`)."""
 BUSY = {500, 502, 503, 504}
 T = TypeVar("T")
 WRITE_MARK = "x-amz-meta-t2m-write"
@@ -145,11 +152,14 @@ class S3Store:
         digest, size = digest_of(path)
         key = keys.blob(digest)
         # Asking whether a small file is there takes as long as sending it.
-        stored = self.head(key) if size > PIECE else None
-        if stored is None or stored.size != size:
+        if size <= PIECE or not self._may_rely_on(key, size):
             with self._translated(key):
                 _persist(lambda: self._upload(key, path, media_type))
         return ArtifactRef(name=name, digest=digest, key=key, size=size, media_type=media_type)
+
+    def receive(self) -> Incoming:
+        """See `ObjectStore.receive`. A multipart upload under a key of its own, which the server copies at the end."""
+        return Arriving(f"{keys.INCOMING}{uuid4().hex}", self._send, self._place_blob, self.delete)
 
     def fetch(self, ref: ArtifactRef, path: Path) -> None:
         """See `ObjectStore.fetch`. A broken download goes on where it broke."""
@@ -190,6 +200,16 @@ class S3Store:
         """See `ObjectStore.delete`."""
         with self._translated(key):
             self._client.remove_object(self._bucket, check_key(key))
+
+    def remove_old(self, key: str, written_before: float) -> bool:
+        """See `ObjectStore.remove_old`. S3 has no conditional delete everywhere: a writer within the milliseconds
+        between question and removal would lose, if it relied on a blob that old, which `put_file` never does.
+        """
+        found = self.head(key)
+        if found is not None and found.modified_at >= written_before:
+            return False
+        self.delete(key)
+        return True
 
     def probe(self) -> None:
         """See `ObjectStore.probe`. Lists first: some servers make a missing bucket with the first write."""
@@ -262,6 +282,29 @@ class S3Store:
 
     def _upload(self, key: str, path: Path, media_type: str) -> None:
         self._client.fput_object(self._bucket, key, str(path), content_type=media_type, part_size=PART_BYTES)
+
+    def _may_rely_on(self, key: str, size: int) -> bool:
+        """Whether a blob is there, and young enough that no sweep is about to remove it."""
+        stored = self.head(key)
+        return stored is not None and stored.size == size and time.time() - stored.modified_at < RELIABLE_S
+
+    def _send(self, key: str, pieces: BinaryIO) -> None:
+        with self._translated(key):
+            self._client.put_object(
+                self._bucket, key, pieces, length=-1, part_size=PART_BYTES, num_parallel_uploads=1
+            )  # one at a time: memory of two parts, while the client's next bytes gather
+
+    def _place_blob(self, source: str, key: str, size: int) -> None:
+        if not self._may_rely_on(key, size):
+            parts = [
+                ComposeSource(self._bucket, source, offset=start, length=min(COPIED_BYTES, size - start))
+                for start in range(0, size, COPIED_BYTES)
+            ]
+            with self._translated(key):
+                if len(parts) == 1:
+                    self._client.copy_object(self._bucket, key, CopySource(self._bucket, source))
+                else:
+                    self._client.compose_object(self._bucket, key, parts)
 
     def _get(self, key: str, start: int = 0, length: int | None = None) -> urllib3.BaseHTTPResponse:
         response: urllib3.BaseHTTPResponse = self._client.get_object(

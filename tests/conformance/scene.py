@@ -15,7 +15,7 @@ from multidict import CIMultiDict
 from gateway.auth.base import Role
 from gateway.links import BASE_PATH
 from tests.conformance.document import Endpoint
-from tests.unit.gateway.support import World
+from tests.unit.gateway.support import World, until
 
 EMAIL = "ada@example.com"
 PAGES, AUTHOR = 10, "John Doe"
@@ -91,7 +91,12 @@ class Scene:
         form.add_field("file", content, filename=name, content_type=media_type)
         response = await self.world.client.post(f"{BASE_PATH}/files/upload", data=form, headers=self.headers())
         assert response.status < HTTPStatus.MULTIPLE_CHOICES, await response.text()
-        return str((await response.json())["data"]["id"])
+        file_id = str((await response.json())["data"]["id"])
+        await until(lambda: self._inspected(file_id))
+        return file_id
+
+    async def _inspected(self, file_id: str) -> bool | None:
+        return (await self.world.data(f"/files/{file_id}"))["inspection"] != "pending" or None
 
     async def _signed(self) -> tuple[str, Mapping[str, str]]:
         """Path and query of a signed URL, as the gateway gives it out."""

@@ -32,12 +32,6 @@ PROVIDER = {"GET /auth/health": ("clerk", "local")}
 """A field that is called after the identity provider."""
 STAND_IN = {"GET /videos/{job_id}/metadata"}
 """Its content comes from the workers; tests/e2e holds what they write against the document."""
-NOT_YET = {
-    str(endpoint)
-    for endpoint in document.endpoints()
-    if endpoint.path.startswith("/files") or endpoint.path == "/system/deduplication"
-}
-"""Endpoints that may be missing; those that are there are tested nevertheless. To be empty at the end."""
 
 
 @pytest.fixture
@@ -72,9 +66,9 @@ def kind(example: Any) -> Any:
     return object if example is None else type(example)
 
 
-async def test_nothing_is_missing_that_is_not_said_to_be(scene: Scene) -> None:
+async def test_nothing_is_missing(scene: Scene) -> None:
     missing = {name for name, endpoint in ENDPOINTS.items() if not scene.has(endpoint)}
-    assert missing <= NOT_YET
+    assert missing == set()
 
 
 @pytest.mark.parametrize("name", ENDPOINTS)
@@ -85,8 +79,6 @@ async def test_the_answer_has_all_that_the_document_shows(scene: Scene, name: st
 async def check(scene: Scene, name: str) -> None:
     """Ask as the document says, and compare the answer with it."""
     endpoint = ENDPOINTS[name]
-    if name in NOT_YET and not scene.has(endpoint):
-        return
     response = await scene.request(endpoint)
     assert response.status in (200, 201, 202), f"{name}: {await response.text()}"
     if endpoint.path.endswith(MEDIA) or "/secure/" in endpoint.path:
@@ -115,7 +107,7 @@ async def test_the_status_of_a_token_with_and_without_one(scene: Scene) -> None:
 
 async def test_a_token_is_required_where_the_document_says_so_and_nowhere_else(scene: Scene) -> None:
     for name, endpoint in ENDPOINTS.items():
-        if (name in NOT_YET and not scene.has(endpoint)) or "/secure/" in name:
+        if "/secure/" in name:
             continue
         path = endpoint.path.replace("{job_id}", "job_789012").replace("{file_id}", "file_123456")
         response = await scene.world.client.request(endpoint.method, API + path)

@@ -25,9 +25,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in settings} | dict(extra or {})
 
 
-def t2m(
-    *arguments: object, env: Mapping[str, str] | None = None, limit_s: float = 240
-) -> subprocess.CompletedProcess[str]:
+def t2m(*arguments: object, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run `t2m` to its end."""
     return subprocess.run(
         [T2M, *map(str, arguments)], env=environment(env), capture_output=True, text=True, timeout=240

@@ -98,6 +98,7 @@ def _toml(value: object) -> str:
     return repr(value) if isinstance(value, (int, float, list)) else f'"{value}"'
 
 
+@pytest.mark.long
 def test_weights_that_are_cut_off_or_unreadable(tmp_path: Path, other_weights: tuple[Path, dict[str, str]]) -> None:
     folder, env = other_weights
     options = (*SHORT, "--data", tmp_path / "data", "--out", tmp_path / "out")

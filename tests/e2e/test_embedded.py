@@ -166,6 +166,7 @@ def test_the_manifest_lists_every_file_with_its_digest(run: Run) -> None:
         assert item["key"].endswith(sha256(path))
 
 
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
     options = ("--duration", 1, "--quality", "720p", "--steps", 2, "--seed")
     first = render(tmp_path / "a", *options, 7).out / "720p.mp4"
@@ -175,6 +176,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Pa
     assert sha256(first) != sha256(other)
 
 
+@pytest.mark.long
 def test_a_second_render_replaces_the_first_whole(tmp_path: Path) -> None:
     render(tmp_path, "--duration", 1, "--quality", "1080p", "--steps", 1)
     run = render(tmp_path, "--duration", 1, "--quality", "720p", "--steps", 1)

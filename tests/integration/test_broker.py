@@ -13,7 +13,7 @@ import pytest
 
 from config.errors import ConfigError
 from pipeline import broker as broker_module
-from pipeline.broker import RabbitBroker, declare, open_broker
+from pipeline.broker import WAITS_S, RabbitBroker, declare, open_broker
 from pipeline.errors import BrokerError
 from pipeline.topology import LANES
 
@@ -22,7 +22,7 @@ QUEUE = "render.tiny"
 
 @pytest.fixture
 def rabbitmq_vhost(emptied_vhost: Callable[..., str]) -> str:
-    return emptied_vhost(QUEUE, f"{QUEUE}.DQ", f"{QUEUE}.XQ")
+    return emptied_vhost(QUEUE, f"{QUEUE}.XQ", *(f"{QUEUE}.wait.{longest}" for longest in WAITS_S))
 
 
 @pytest.fixture(params=["memory", "classic", "quorum"])
@@ -69,9 +69,20 @@ def actor(broker: dramatiq.Broker, work: Callable[[str], None], **options: objec
     return dramatiq.actor(work, broker=broker, actor_name="work", queue_name=QUEUE, **options)
 
 
+def count(broker: RabbitBroker, queue: str) -> int:
+    """Messages in a queue of the server that nobody holds; 0 if there is no such queue."""
+    connection = pika.BlockingConnection(broker.parameters)
+    try:
+        return connection.channel().queue_declare(queue, passive=True).method.message_count
+    except pika.exceptions.ChannelClosedByBroker:
+        return 0
+    finally:
+        connection.close()
+
+
 def dead_letters(broker: dramatiq.Broker) -> int:
     if isinstance(broker, RabbitBroker):
-        return broker.get_queue_message_counts(QUEUE)[2]
+        return count(broker, f"{QUEUE}.XQ")
     return len(broker.dead_letters)
 
 
@@ -152,6 +163,40 @@ def test_a_retry_outlives_the_worker_that_held_it(broker):
         until(lambda: len(tries) == 2)
 
 
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+def test_what_waits_for_its_retry_is_held_by_no_worker(t2m_settings, queue_type: str):
+    """It is in RabbitMQ, ready, while no worker lives, and comes back by itself when its time has come."""
+    settings = t2m_settings("rabbitmq")
+    kind = settings.broker.model_copy(update={"queue_type": queue_type})
+    with closing(open_broker(settings.model_copy(update={"broker": kind}))) as broker:
+        tries: list[float] = []
+
+        def fail_once(word: str) -> None:
+            tries.append(time.monotonic())
+            if len(tries) == 1:
+                raise dramatiq.Retry("later", delay=3000)
+
+        work = actor(broker, fail_once, max_retries=1)
+        with working(broker):
+            work.send("later")
+            until(lambda: tries)
+            until(lambda: count(broker, f"{QUEUE}.wait.4") == 1)
+        assert count(broker, QUEUE) == 0
+        until(lambda: count(broker, QUEUE) == 1)
+        with working(broker):
+            until(lambda: len(tries) == 2)
+    assert tries[1] - tries[0] >= 3
+
+
+def test_a_short_wait_is_not_held_up_by_a_long_one(rabbit):
+    done: list[str] = []
+    work = actor(rabbit, done.append)
+    with working(rabbit):
+        work.send_with_options(args=("long",), delay=30_000)
+        work.send_with_options(args=("short",), delay=500)
+        until(lambda: done == ["short"], patience_s=10)
+
+
 def test_the_time_limit_of_an_actor_holds(broker):
     interrupted = threading.Event()
 
@@ -228,7 +273,7 @@ def test_sends_are_confirmed(rabbit):
     declare(rabbit, [QUEUE])
     rabbit.channel.queue_delete(QUEUE)
     send_to(rabbit)
-    assert rabbit.get_queue_message_counts(QUEUE)[0] == 1
+    assert count(rabbit, QUEUE) == 1
 
 
 def test_a_retry_that_cannot_be_sent_goes_back_to_its_queue(rabbit, rabbitmq):
@@ -248,7 +293,7 @@ def test_a_retry_that_cannot_be_sent_goes_back_to_its_queue(rabbit, rabbitmq):
             work.send("precious")
             until(lambda: len(tries) == 2, patience_s=40)
             rabbitmq.control("set_vm_memory_high_watermark", "0.4")
-            until(lambda: rabbit.get_queue_message_counts(QUEUE) == (0, 0, 0))
+            until(lambda: (count(rabbit, QUEUE), count(rabbit, f"{QUEUE}.XQ")) == (0, 0))
     finally:
         rabbitmq.control("set_vm_memory_high_watermark", "0.4")
 

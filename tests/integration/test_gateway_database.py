@@ -10,9 +10,10 @@ from config.settings import Settings
 from gateway.database import engine
 from gateway.database.engine import Database
 from gateway.errors import translate
-from tests.unit.gateway.fixtures import settings, store
+from tests.unit.gateway.fixtures import store
 from tests.unit.gateway.test_database import (
     database,
+    settings,
     test_a_failed_migration_leaves_nothing_behind,
     test_gateways_that_start_together_migrate_once,
     test_the_migrations_make_what_the_code_declares,
@@ -20,12 +21,14 @@ from tests.unit.gateway.test_database import (
     test_up_down_and_up_again,
     test_writers_of_many_connections_wait_for_each_other,
 )
+from tests.unit.gateway.test_upgrades import test_gateways_of_the_last_release_work_on_todays_schema
 
 __all__ = [
     "database",
     "settings",
     "store",
     "test_a_failed_migration_leaves_nothing_behind",
+    "test_gateways_of_the_last_release_work_on_todays_schema",
     "test_gateways_that_start_together_migrate_once",
     "test_the_migrations_make_what_the_code_declares",
     "test_times_come_back_in_utc_whatever_zone_they_had",

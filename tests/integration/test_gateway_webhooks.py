@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
-import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator
 from itertools import groupby
@@ -25,8 +22,7 @@ from gateway.webhooks.messages import EVENTS
 from pipeline.bus.factory import open_publisher
 from pipeline.requests import resolve
 from pipeline.store.factory import open_store
-from tests.e2e.commands import T2M, environment, wait_for
-from tests.services import free_port
+from tests.integration.gateways import Gateways, environment_of
 from tests.unit.gateway.fixtures import broker, bus, open_world, settings, store, world
 from tests.unit.gateway.receivers import SECRET, Received, Receiver, running, verify_webhook
 from tests.unit.gateway.support import Worker
@@ -97,45 +93,6 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
     await database.close()
 
 
-class Gateways:
-    """Two `t2m gateway` processes, one of which is killed and started anew at a time."""
-
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        self._env = PROCESS | {
-            "T2M_DATA_DIR": str(settings.data_dir),
-            "T2M_BROKER__URL": settings.broker.url.get_secret_value(),
-            "T2M_DATABASE__URL": settings.database_url,
-        }
-        self._log = folder / "gateways.log"
-        self._processes = [self._start(), self._start()]
-        self.wait()
-
-    def kill_one(self) -> None:
-        """SIGKILL the older one; a new one takes its place."""
-        self._kill(self._processes.pop(0)[0])
-        self._processes.append(self._start())
-
-    def wait(self) -> None:
-        """Until both work."""
-        for process, port in self._processes:
-            wait_for(f"http://127.0.0.1:{port}/metrics", process, self._log)
-
-    def close(self) -> None:
-        for process, _ in self._processes:
-            self._kill(process)
-
-    def _start(self) -> tuple[subprocess.Popen[bytes], int]:
-        port = free_port()
-        env = environment(self._env | {"T2M_GATEWAY__PORT": str(port)})
-        with self._log.open("ab") as log:
-            process = subprocess.Popen([T2M, "gateway"], env=env, stdout=log, stderr=log, start_new_session=True)
-        return process, port
-
-    def _kill(self, process: subprocess.Popen[bytes]) -> None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 async def accepted(database: Database, worker: Worker) -> str:
     job = resolve({"prompt": "p"}, user_id="ada", catalogue=Catalogue.load(), default_model="tiny")
     await asyncio.to_thread(worker.jobs.accept, job)
@@ -177,7 +134,7 @@ async def test_gateways_killed_while_a_receiver_fails_hangs_and_comes_back_lose_
                 await webhooks.add(connection, "ada", url, EVENTS, SECRET)
         misbehave(receiver)
         its = [await accepted(database, worker) for _ in range(JOBS)]
-        both = await asyncio.to_thread(Gateways, settings, tmp_path)
+        both = await asyncio.to_thread(Gateways, environment_of(settings) | PROCESS, tmp_path)
         try:
             for n in range(KILLS):
                 for job_id in its[n::KILLS]:

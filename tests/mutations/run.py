@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.mutations.bugs import BUGS, Bug
@@ -37,9 +38,9 @@ def main() -> int:
     return 1 if survivors else 0
 
 
-def copy(tree: Path) -> Path:
-    """What the tests of the stages need, and no more."""
-    for part in COPIED:
+def copy(tree: Path, parts: Iterable[str | Path] = COPIED) -> Path:
+    """What the tests need, and no more."""
+    for part in parts:
         shutil.copytree(ROOT / part, tree / part, ignore=IGNORED)
     for file in ("pyproject.toml", "tests/__init__.py"):
         shutil.copy(ROOT / file, tree / file)
@@ -48,22 +49,26 @@ def copy(tree: Path) -> Path:
 
 def caught(tree: Path, bug: Bug) -> bool:
     """Seed `bug`, run its tests, take it out again."""
-    path = tree / bug.file
-    source = path.read_text(encoding="utf-8")
-    if source.count(bug.right) != 1:
-        raise SystemExit(
-            f"{bug.file} does not have {bug.right!r} exactly once: bring tests/mutations/bugs.py up to date."
-        )
-    path.write_text(source.replace(bug.right, bug.wrong), encoding="utf-8")
     started = time.monotonic()
-    try:
+    with seeded(tree / bug.file, bug.right, bug.wrong):
         code = check(tree, bug.tests)
-    finally:
-        path.write_text(source, encoding="utf-8")
     if code not in (PASSED, FAILED):
         raise SystemExit(f"The tests for {bug.what!r} did not run (pytest exit code {code}).")
     print(f"{'caught  ' if code == FAILED else 'SURVIVED'} {bug.what} ({time.monotonic() - started:.0f} s)", flush=True)
     return code == FAILED
+
+
+@contextmanager
+def seeded(path: Path, right: str, wrong: str) -> Iterator[None]:
+    """One text of a file made wrong for a while."""
+    source = path.read_text(encoding="utf-8")
+    if source.count(right) != 1:
+        raise SystemExit(f"{path.name} does not have {right!r} exactly once: bring the seeded bugs up to date.")
+    path.write_text(source.replace(right, wrong), encoding="utf-8")
+    try:
+        yield
+    finally:
+        path.write_text(source, encoding="utf-8")
 
 
 def check(tree: Path, tests: Iterable[str]) -> int:

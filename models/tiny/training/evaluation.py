@@ -14,8 +14,9 @@ import torch
 from diffusers import WanPipeline
 from PIL import Image
 
+from config.catalogue import Catalogue
 from models.tiny import architecture
-from models.tiny.training import card, full_sequence, measure, state, vae
+from models.tiny.training import card, full_sequence, measure, precision, promises, state, vae
 from models.tiny.training.data.captions import caption
 from models.tiny.training.data.clips import clip, random_spec
 from models.tiny.training.export import WEIGHTS
@@ -58,7 +59,7 @@ def load(folder: Path = WEIGHTS) -> WanPipeline:
 
 def generate(pipeline: WanPipeline, prompts: list[str], seed: int, steps: int, guidance: float) -> np.ndarray:
     """Clips (count, 17, 64, 112, 3) in 0..1 for prompts, all from one seed."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with precision.autocast():
         latents = pipeline(
             prompts,
             height=architecture.HEIGHT,
@@ -74,7 +75,7 @@ def generate(pipeline: WanPipeline, prompts: list[str], seed: int, steps: int, g
     latents = latents.float() * torch.tensor(config.latents_std).view(shape) + torch.tensor(config.latents_mean).view(
         shape
     )
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), precision.autocast():
         clips = [pipeline.vae.decode(one[None]).sample[0].float() for one in latents]
     return torch.stack(clips).permute(0, 2, 3, 4, 1).add(1).div(2).clamp(0, 1).numpy()
 
@@ -133,20 +134,23 @@ def sheet(pipeline: WanPipeline, path: Path, steps: int, guidance: float, count:
     half = (len(rows) + 1) // 2
     rows += [np.zeros_like(rows[0])] * (2 * half - len(rows))
     image = np.concatenate([np.concatenate(rows[:half]), np.concatenate(rows[half:])], axis=1)
-    Image.fromarray((image * 255).astype(np.uint8)).save(path)
+    Image.fromarray((image * 255).astype(np.uint8)).quantize(256).save(path, optimize=True)
     path.with_suffix(".txt").write_text("\n".join(prompts) + "\n")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Evaluate and write `evaluation.json` to the training folder, the card, its curves and its contact sheet."""
+    row = Catalogue.load().get("tiny")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=200, help="generations of held-out combinations (default 200)")
     parser.add_argument("--clips", type=int, default=100, help="drawn clips to measure on (default 100)")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument(
+        "--steps", type=int, default=row.steps, help=f"of sampling (default {row.steps}, the catalogue's)"
+    )
+    parser.add_argument("--guidance", type=float, default=row.guidance)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
-    parser.add_argument("--sheet", type=Path, default=WEIGHTS.parent / "contact_sheet.png")
+    parser.add_argument("--out", type=Path, default=WEIGHTS.parent, help="folder of the card, its curves and sheet")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     pipeline = load(options.weights)
@@ -157,12 +161,13 @@ def main(arguments: list[str] | None = None) -> None:
         "count": options.count,
         "clips": options.clips,
     }
-    sheet(pipeline, options.sheet, options.steps, options.guidance)
+    sheet(pipeline, options.out / "contact_sheet.png", options.steps, options.guidance)
     figures["psnr_db"], figures["psnr_by_kind_db"] = reconstruction(pipeline, options.clips)
     figures["measure_on_drawn_clips"] = accuracy_of_measure(options.clips)
     figures["held_out"] = accuracy(pipeline, options.count, options.steps, options.guidance)
+    figures["films"] = promises.measure(options.weights, options.steps)
     figures["seconds"] = round(time.monotonic() - began)
     text = json.dumps(figures, indent=2)
     (state.folder() / "evaluation.json").write_text(text + "\n")
-    card.write(figures, WEIGHTS.parent, len(WORDS), options.weights)
+    card.write(figures, options.out, len(WORDS), options.weights)
     sys.stdout.write(text + "\n")

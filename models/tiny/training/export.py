@@ -1,7 +1,9 @@
 """Write the model as a diffusers pipeline in half precision, never leaving a folder half written."""
 
 import copy
+import json
 import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -15,8 +17,31 @@ from models.weights import BUNDLED, write_lock
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What weights cost: steps, and seconds of wall clock, of the autoencoder and of the denoiser with its texts."""
+
+    vae_steps: int = 0
+    vae_s: float = 0.0
+    denoiser_steps: int = 0
+    denoiser_s: float = 0.0
+
+    def write(self, folder: Path) -> None:
+        """Keep it beside the weights, so that a training that goes on from them alone goes on counting."""
+        (folder / "training.json").write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Trained":
+        """What the weights in `folder` cost."""
+        return cls(**json.loads((folder / "training.json").read_text()))
+
+
 def export(
-    vae: AutoencoderKLWan, denoiser: WanTransformer3DModel, text_encoder: UMT5EncoderModel, target: Path = WEIGHTS
+    vae: AutoencoderKLWan,
+    denoiser: WanTransformer3DModel,
+    text_encoder: UMT5EncoderModel,
+    trained: Trained,
+    target: Path = WEIGHTS,
 ) -> None:
     """Save all parts under `target`: written beside it first, then swapped in by two renames."""
     pipeline = WanPipeline(
@@ -30,6 +55,7 @@ def export(
     for leftover in (part, old):
         shutil.rmtree(leftover, ignore_errors=True)
     pipeline.save_pretrained(part, safe_serialization=True)
+    trained.write(part)
     write_lock(part, BUNDLED, Catalogue.load().get("tiny").revision)
     if target.exists():
         target.rename(old)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.tiny import phases
 from models.tiny.prompts import Understood
+from models.tiny.training import precision
 
 TOKENS_PER_LATENT = 28
 
@@ -29,7 +30,7 @@ def window_latents(
         each = time.repeat(phases.WINDOW_LATENTS).clone()
         each[:given] = 0
         at = each.repeat_interleave(TOKENS_PER_LATENT)[None]
-        with torch.autocast("cpu", torch.bfloat16):
+        with precision.autocast():
             flow = pipeline.transformer(latents, at, yes, return_dict=False)[0].float()
             if guidance > 1:
                 other = pipeline.transformer(latents, at, no, return_dict=False)[0].float()

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.tiny.training import precision, together
+
 # Coefficients of the quintic Newton-Schulz iteration of Jordan et al.
 QUINTIC = (3.4445, -4.7750, 2.0315)
 
@@ -22,7 +24,7 @@ def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
     a, b, c = QUINTIC
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
-    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16()
+    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(precision.matrices())
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
@@ -45,9 +47,8 @@ class Muon(torch.optim.Optimizer):
                 if param.grad is not None:
                     alike.setdefault((param.shape[0], param[0].numel()), []).append(param)
             for shape, params in alike.items():
-                updates = orthogonal(
-                    torch.stack([self._ahead(param, group["momentum"]).reshape(shape) for param in params])
-                )
+                ahead = torch.stack([self._ahead(param, group["momentum"]).reshape(shape) for param in params])
+                updates = together.share(orthogonal, ahead)
                 for param, update in zip(params, updates * (0.2 * math.sqrt(max(shape))), strict=True):
                     param.mul_(1 - group["lr"] * group["decay"])
                     param.add_(update.reshape(param.shape).to(param.dtype), alpha=-group["lr"])
@@ -111,3 +112,12 @@ def schedule(done: float, step: int, warmup_steps: int = 60, floor: float = 0.02
     """Scale of the learning rate: a linear start, then a cosine over the part `done` (0..1) of the time given."""
     cosine = 0.5 * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0)))
     return min(1.0, (step + 1) / warmup_steps) * (floor + (1 - floor) * cosine)
+
+
+def plateau(done: float, step: int, warmup_steps: int = 60, last: float = 0.25, floor: float = 0.03) -> float:
+    """Scale of the learning rate: a linear start, all of it, then a straight fall over the `last` part of the time.
+
+    Unlike a cosine it can be gone on from: more time given means that the fall comes later.
+    """
+    fall = min(1.0, max(0.0, (1 - done) / last))
+    return min(1.0, (step + 1) / warmup_steps) * (floor + (1 - floor) * fall)

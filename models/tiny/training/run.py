@@ -2,36 +2,101 @@
 
 import argparse
 import logging
+import signal
+import tempfile
 from pathlib import Path
 
 import torch
+import torch.multiprocessing as mp
+from diffusers import AutoencoderKLWan
 
 from models.tiny import architecture
-from models.tiny.training import export, state, vae
+from models.tiny.training import export, full_sequence, state, together
+from models.tiny.training import vae as autoencoder_training
 from models.tiny.training.denoiser import Model, Trainer
-from models.tiny.training.latents import Cache
+from models.tiny.training.latents import STILL_SEED, Cache
+from models.tiny.training.restore import restore
 
-FIRST_CLIPS = 1000  # encoded before the denoiser starts; the cache then grows as it trains
+FIRST_STILLS = 1000  # encoded before the denoiser starts
+FIRST_CLIPS = 300  # whose latents are measured
+STILLS = 8000
+CLIPS = 6000
 
 
-def statistics(weights: dict[str, torch.Tensor]) -> tuple[Cache, list[float], list[float]]:
-    """The latent cache with its first clips, and the mean and deviation of each channel, measured once."""
+def frozen() -> AutoencoderKLWan:
+    """The trained autoencoder, running over whole sequences."""
+    saved = state.load(state.folder() / "vae.pt") or {}
+    return full_sequence.as_full_sequence(export.plain_vae(saved["average"], [], []))
+
+
+def caches() -> tuple[Cache, Cache]:
+    """The encoded stills and clips there are."""
     folder = state.folder()
-    cache = Cache(folder / "latents", export.plain_vae(weights, [], []))
-    cache.grow(max(0, FIRST_CLIPS - len(cache.entries)))
-    path = folder / "statistics.pt"
-    saved = state.load(path)
-    if saved is None:
-        mean, std = cache.statistics()
-        saved = {"mean": mean, "std": std}
-        state.save(path, saved)
-    return cache, saved["mean"], saved["std"]
+    return Cache(folder / "stills", STILL_SEED, 1), Cache(folder / "latents")
+
+
+def measure_latents(clips: Cache) -> None:
+    """Write the mean and deviation of each channel."""
+    mean, std = clips.statistics()
+    state.save(state.folder() / "statistics.pt", {"mean": mean, "std": std})
+
+
+def fill(most_stills: int, most_clips: int) -> None:
+    """A process that encodes stills, then clips, while others train."""
+    torch.set_num_threads(1)
+    vae, (stills, clips) = frozen(), caches()
+    stills.grow(vae, most_stills)
+    clips.grow(vae, most_clips)
+
+
+def work(rank: int, options: argparse.Namespace, meeting: str) -> None:
+    """One of the processes that train the denoiser."""
+    torch.set_num_threads(1)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    together.join(rank, options.workers, meeting)
+    Trainer(*caches(), rank, options.compile).train(options.minutes, options.stills_minutes)
+
+
+def train_denoiser(options: argparse.Namespace) -> None:
+    """Encode what is missing and train, in `workers` processes and one more that encodes clips."""
+    vae, (stills, clips) = frozen(), caches()
+    stills.grow(vae, min(FIRST_STILLS, options.stills))
+    if not (state.folder() / "statistics.pt").exists():
+        clips.grow(vae, FIRST_CLIPS)
+        measure_latents(clips)
+    start = mp.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        filler = start.Process(target=fill, args=(options.stills, options.clips), daemon=True)
+        meeting = str(Path(folder) / "meeting")
+        workers = [start.Process(target=work, args=(rank, options, meeting)) for rank in range(options.workers)]
+        for process in (filler, *workers):
+            process.start()
+        signal.signal(signal.SIGTERM, lambda *_: [worker.terminate() for worker in workers])
+        for worker in workers:
+            worker.join()
+        filler.terminate()
+    if any(worker.exitcode not in (0, -signal.SIGTERM) for worker in workers):
+        raise SystemExit("a training process failed; its last checkpoint is kept")
+
+
+def export_best(target: Path = export.WEIGHTS) -> None:
+    """Write the averaged weights of the last checkpoint as a pipeline."""
+    folder = state.folder()
+    saved, found = state.load(folder / "denoiser.pt"), state.load(folder / "statistics.pt")
+    if saved is None or found is None:
+        raise SystemExit(f"nothing to export: {folder} has no checkpoint of the denoiser yet")
+    model = Model()
+    model.load_state_dict(saved["average"])
+    autoencoder = state.load(folder / "vae.pt") or {}
+    vae = export.plain_vae(autoencoder["average"], found["mean"], found["std"])
+    trained = export.Trained(autoencoder["step"], autoencoder["spent_s"], saved["step"], saved["spent_s"])
+    export.export(vae, model.denoiser, model.text_encoder, trained, target)
 
 
 def random_pipeline() -> None:
     """Export an untrained pipeline of the right shape, so that others can load one before training ends."""
     model = Model()
-    export.export(architecture.new_vae(), model.denoiser, model.text_encoder)
+    export.export(architecture.new_vae(), model.denoiser, model.text_encoder, export.Trained())
 
 
 def main(arguments: list[str] | None = None) -> Path:
@@ -39,20 +104,26 @@ def main(arguments: list[str] | None = None) -> Path:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vae-minutes", type=float, default=90, help="wall clock for the autoencoder (default 90)")
     parser.add_argument("--minutes", type=float, default=360, help="wall clock for the denoiser (default 360)")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--export-every-s", type=float, default=480, help="seconds between exports to the training folder"
-    )
+    parser.add_argument("--stills-minutes", type=float, default=45, help="of those, the first on stills (default 45)")
+    parser.add_argument("--clips", type=int, default=CLIPS, help=f"clips to encode (default {CLIPS})")
+    parser.add_argument("--workers", type=int, default=2, help="processes that train, one core each (default 2)")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="needs a C++ compiler")
+    parser.add_argument("--export", type=Path, default=export.WEIGHTS, help="where the weights go")
+    parser.add_argument("--only-export", action="store_true", help="export the last checkpoint, train nothing")
+    parser.add_argument("--from-weights", type=Path, help="go on from these exported weights, with a fresh state")
+    parser.add_argument("--stills", type=int, default=STILLS, help=f"stills to encode (default {STILLS})")
     parser.add_argument("--random", action="store_true", help="only export an untrained pipeline")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.workers)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.random:
         random_pipeline()
         return export.WEIGHTS
-    saved = state.load(vae.train(options.vae_minutes)) or {}
-    cache, mean, std = statistics(saved["average"])
-    trainer = Trainer(cache, export.plain_vae(saved["average"], mean, std))
-    trainer.train(options.minutes, options.export_every_s)
-    trainer.export(export.WEIGHTS)
-    return export.WEIGHTS
+    if options.from_weights:
+        restore(options.from_weights)
+    if not options.only_export:
+        if not (state.folder() / "denoiser.pt").exists():  # which knows the latents of this encoder alone
+            autoencoder_training.train(options.vae_minutes)
+        train_denoiser(options)
+    export_best(options.export)
+    return Path(options.export)

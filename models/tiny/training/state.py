@@ -30,7 +30,7 @@ def load(path: Path) -> dict[str, Any] | None:
 
 
 class Log:
-    """A CSV file that grows by a row at a time; the columns are those of the first row."""
+    """A CSV file that grows by a row at a time; the columns are those of the first row ever written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -39,10 +39,17 @@ class Log:
         """Append one row, with the time of day, and report it."""
         values = {"time": time.strftime("%H:%M:%S", time.gmtime()), **values}
         text = {key: f"{value:.5g}" if isinstance(value, float) else str(value) for key, value in values.items()}
-        new = not self.path.exists()
+        columns = self._columns()
         with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(text))
-            if new:
+            writer = csv.DictWriter(file, fieldnames=columns or list(text), extrasaction="ignore")
+            if not columns:
                 writer.writeheader()
             writer.writerow(text)
         logging.info(" ".join(f"{key}={value}" for key, value in text.items()))
+
+    def _columns(self) -> list[str]:
+        """Those of the file, none where there is no file yet."""
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="") as file:
+            return next(csv.reader(file), [])

@@ -16,7 +16,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from models.tiny import architecture
-from models.tiny.training import full_sequence, state
+from models.tiny.training import full_sequence, precision, state
 from models.tiny.training.data.clips import clip
 from models.tiny.training.optimise import Average, Optimizers, schedule
 
@@ -44,7 +44,7 @@ def batch(step: int) -> Tensor:
 def psnr(vae: AutoencoderKLWan, count: int = 24, frames: int = 17) -> tuple[float, dict[str, float]]:
     """Mean PSNR in dB over unseen clips, and the mean of each kind of clip."""
     values: dict[str, list[float]] = {}
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), precision.autocast():
         for index in range(count):
             drawn = clip(UNSEEN_SEED + index, frames=frames)
             x = to_tensor(drawn.frames)[None]
@@ -58,7 +58,7 @@ def psnr(vae: AutoencoderKLWan, count: int = 24, frames: int = 17) -> tuple[floa
 
 def loss_of(vae: AutoencoderKLWan, clips: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Training loss and mean squared error (in [-1, 1] units) of a batch of clips."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with precision.autocast():
         mean, _ = full_sequence.encode(vae, clips)
         mean = mean.float()
         noisy = mean + LATENT_NOISE * torch.randn(mean.shape, generator=generator)
@@ -100,7 +100,8 @@ def train(minutes: float, name: str = "vae", muon: bool = True, save_every_s: fl
     if saved := state.load(path):
         vae.load_state_dict(saved["model"])
         average.model.load_state_dict(saved["average"])
-        optimizers.load_state_dict(saved["optimizers"])
+        if "optimizers" in saved:
+            optimizers.load_state_dict(saved["optimizers"])
         step, spent, average.count = saved["step"], saved["spent_s"], saved["step"]
     if spent >= minutes * 60:
         return path

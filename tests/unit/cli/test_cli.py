@@ -111,3 +111,24 @@ def test_the_gateway_imports_no_torch() -> None:
     loaded = loaded_by("import gateway.app, gateway.serve, cli.servers")
     assert "aiohttp" in loaded
     assert not loaded & {"torch", "diffusers", "transformers", "models.loader", "stages"}
+
+
+def test_threads_that_were_left_in_torch_do_not_abort_the_command() -> None:
+    code = (
+        "import sys, threading, time, torch\n"
+        "from cli import main\n"
+        "@main.app.command()\n"
+        "def leave():\n"
+        "    grid = torch.ones(100, 100)\n"
+        "    def compute():\n"
+        "        while True:\n"
+        "            grid @ grid\n"
+        "    threading.Thread(target=compute, daemon=True).start()\n"
+        "    time.sleep(0.3)\n"
+        "    print('kept')\n"
+        "    raise main.typer.Exit(130)\n"
+        "sys.argv = ['t2m', 'leave']\n"
+        "main.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "kept\n", "")

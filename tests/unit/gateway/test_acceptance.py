@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 import aiohttp
@@ -202,9 +203,11 @@ async def test_priority_orders_a_users_own_jobs(world: World) -> None:
     for job_id in (*filling, theirs, high, normal, low):
         await dispatched(world, job_id)
         await world.work(world.worker.complete, job_id)
-    async with world.gateway.database.read() as connection:
-        rows = await connection.execute(select(jobs.c.id).order_by(jobs.c.dispatched_at))
-        order = list(rows.scalars())
+    sent, order = world.broker.consume("render.tiny"), []
+    for message in islice(sent, 6):
+        assert message is not None
+        order.append(message.args[0]["job_id"])
+        sent.ack(message)
     assert [job_id for job_id in order if job_id in (high, normal, low)] == [high, normal, low]
     assert order.index(theirs) < order.index(normal), "priority takes nothing from others"
 

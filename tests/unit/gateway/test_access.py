@@ -18,6 +18,7 @@ PUBLIC = {
     f"{API}/system/health",
     f"{API}/auth/health",
     f"{API}/videos/{{job_id}}/hls/{{token}}/{{name}}",
+    f"{API}/files/secure/{{file_id}}",
 }
 
 

@@ -199,9 +199,9 @@ async def test_a_wrong_query_parameter_is_named_with_what_is_accepted(world: Wor
     assert "Must be one of" in told["details"][name][0]
 
 
-async def test_an_unforeseen_error_tells_the_client_nothing(world: World) -> None:
+async def test_an_unforeseen_error_tells_the_client_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = await world.generate()
-    world.gateway.database.engine.sync_engine.dialect.do_execute = None  # type: ignore[assignment, method-assign]
+    monkeypatch.setattr("gateway.database.jobs.find", None)
     response = await world.client.get(f"{API}/jobs/{job_id}", headers=world.headers() | {"X-Request-ID": "r-1"})
     told = await error(response, 500, "SERVER_ERROR")
     assert "r-1" in told["details"]

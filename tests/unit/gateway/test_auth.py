@@ -155,7 +155,7 @@ import pkgutil, sys, importlib, gateway
 for module in pkgutil.walk_packages(gateway.__path__, "gateway."):
     if not module.name.startswith("gateway.database.migrations.env"):
         importlib.import_module(module.name)
-found = {"torch", "diffusers", "transformers", "av", "stages", "models"} & set(sys.modules)
+found = {"torch", "diffusers", "transformers", "stages", "models"} & set(sys.modules)
 sys.exit(f"imported: {sorted(found)}" if found else 0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -20,7 +20,14 @@ from pipeline.vocabulary import Heartbeat, now
 
 TABLES = {"jobs", "events", "artifacts", "workers", "idempotency_keys"}
 TABLES |= {"limit_grants", "limit_uses"}
+TABLES |= {"files", "file_thumbnails", "file_accesses", "unreferenced"}
 TABLES |= {"webhooks", "webhook_secrets", "deliveries", "delivery_attempts"}
+
+
+@pytest.fixture
+def settings(t2m_settings: Callable[..., Settings], servers: tuple[str, ...]) -> Settings:
+    """With an empty database."""
+    return t2m_settings(*servers)
 
 
 @pytest.fixture
@@ -31,7 +38,7 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
 
 
 async def tables(database: Database) -> set[str]:
-    async with database.read() as connection:
+    async with database.write() as connection:
         return set(await connection.run_sync(lambda sync: inspect(sync).get_table_names())) - {"alembic_version"}
 
 
@@ -47,7 +54,7 @@ async def test_up_down_and_up_again(database: Database) -> None:
 
 async def test_the_migrations_make_what_the_code_declares(database: Database) -> None:
     await migrate.upgrade(database)
-    async with database.read() as connection:
+    async with database.write() as connection:
         differences = await connection.run_sync(
             lambda sync: compare_metadata(MigrationContext.configure(sync, opts={"compare_type": True}), metadata)
         )

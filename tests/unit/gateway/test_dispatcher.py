@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import dramatiq
 import pytest
@@ -211,10 +214,9 @@ async def test_several_dispatchers_send_each_job_once_and_keep_the_limit(scene: 
 
 
 @given(waiting=st.lists(st.sampled_from("abc"), max_size=9), room=st.integers(1, 6))
-def test_shares_are_fair(waiting: list[str], room: int) -> None:
-    async def play() -> tuple[Counter[str], Counter[str]]:
-        database = Database("sqlite+aiosqlite:///:memory:")
-        await migrate.upgrade(database)
+def test_shares_are_fair(migrated: Path, waiting: list[str], room: int) -> None:
+    async def play(folder: str) -> tuple[Counter[str], Counter[str]]:
+        database = Database(f"sqlite+aiosqlite:///{shutil.copy(migrated, folder)}")
         scene = Scene(Settings(gateway={"max_in_flight_per_worker": room}), database)
         for n, user in enumerate(waiting):
             await scene.accept(user, 1000 - n)
@@ -223,7 +225,8 @@ def test_shares_are_fair(waiting: list[str], room: int) -> None:
         await database.close()
         return given, Counter(waiting)
 
-    given_to, asked = asyncio.run(play())
+    with TemporaryDirectory() as folder:
+        given_to, asked = asyncio.run(play(folder))
     assert sum(given_to.values()) == min(room, len(waiting))
     least_served = min((given_to[user] for user in asked if given_to[user] < asked[user]), default=room)
     assert all(count <= least_served + 1 for count in given_to.values())

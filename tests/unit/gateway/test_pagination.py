@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Annotated
 from urllib.parse import quote
 
 import pytest
-from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
+from yarl import URL
 
-from gateway import pagination
 from gateway.errors import ApiError
-from gateway.pagination import Page, paginated
-from gateway.query import Query
+from gateway.pagination import Page, Paged, paginated
+from gateway.parameters import LARGEST, WHOLE, Flag, Moment, OneOf
 
 
-def query(text: str) -> Query:
-    return Query(make_mocked_request("GET", f"/?{text}"))
+class Asked(Paged):
+    file_type: Annotated[str, OneOf(("document", "image", "video", "audio"))] | None = None
+    created_after: Moment | None = None
+    inline: Flag = False
+    offset: Annotated[int, Field(ge=0, le=LARGEST), WHOLE] = 0
+
+
+def query(text: str) -> Asked:
+    return Asked.read(URL(f"/?{text}").query)
 
 
 def refused(text: str) -> dict[str, list[str]]:
-    with pytest.raises(ApiError) as caught, query(text) as asked:
-        pagination.read(asked)
-        asked.choice("file_type", ("document", "image", "video", "audio"))
-        asked.time("created_after")
+    with pytest.raises(ApiError) as caught:
+        query(text)
     assert (caught.value.status, caught.value.message) == (400, "Request validation failed")
     assert isinstance(caught.value.details, dict)
     return caught.value.details
@@ -54,21 +60,25 @@ def test_what_is_no_time(value: str) -> None:
 
 @pytest.mark.parametrize("value", ["2024-01-15T10:30:00Z", "2024-01-15T12:30:00+02:00", "2024-01-15 10:30:00%2B00:00"])
 def test_times_are_understood_in_every_zone(value: str) -> None:
-    with query(f"created_after={value}") as asked:
-        assert asked.time("created_after") == datetime(2024, 1, 15, 10, 30, tzinfo=UTC)
+    assert query(f"created_after={value}").created_after == datetime(2024, 1, 15, 10, 30, tzinfo=UTC)
 
 
-def test_what_is_left_out_or_empty_has_its_default() -> None:
-    with query("page=&file_type=") as asked:
-        assert pagination.read(asked) == Page(1, 20)
-        assert asked.choice("file_type", ("document",)) is None
-        assert asked.time("created_after") is None
+def test_what_is_left_out_has_its_default_and_what_is_empty_is_wrong() -> None:
+    assert refused("page=&file_type=&created_after=&inline=").keys() == {"page", "file_type", "created_after", "inline"}
+    asked = query("unknown=1")
+    assert asked.wanted == Page(1, 20)
+    assert (asked.file_type, asked.created_after, asked.inline, asked.offset) == (None, None, False, 0)
 
 
-def test_an_error_within_the_block_is_kept() -> None:
-    with pytest.raises(LookupError), query("page=0") as asked:
-        pagination.read(asked)
-        raise LookupError
+def test_of_several_the_first_counts() -> None:
+    assert query("page=2&page=3&inline=1").wanted.number == 2
+
+
+def test_what_is_no_flag_and_what_is_too_small() -> None:
+    assert refused("inline=maybe&offset=-1") == {
+        "inline": ["Invalid inline. Must be one of: true, 1, false, 0"],
+        "offset": ["Offset must be 0 or greater"],
+    }
 
 
 def test_the_documented_example() -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway import feeds
+from gateway import feeds, sse
 from gateway.feeds import Feed
 from gateway.routes import jobs as routes
 from gateway.sse import Frame
@@ -211,3 +211,10 @@ def test_a_feed_has_all_frames_after_its_start(start: int, batches: list[int], s
     assert len(feed.frames) <= feeds.KEPT
     after = max(seen, feed.start)
     assert [frame.seq for frame in feed.after(after)] == list(range(after + 1, upcoming))
+
+
+def test_a_stream_ends_with_the_verdict_whatever_was_said_after_it() -> None:
+    said, verdict, late = Frame(1, b"", False), Frame(2, b"", True), Frame(3, b"", False)
+    assert sse.up_to_the_end([said, verdict, late]) == [said, verdict]
+    assert sse.up_to_the_end([said]) == [said]
+    assert sse.up_to_the_end([]) == []

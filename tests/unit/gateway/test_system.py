@@ -116,7 +116,7 @@ async def test_connections_and_the_event_loop(world: World) -> None:
         tasks = (await world.data("/system/async"))["tasks"]
     assert during["clients"] == before["clients"] + 1
     assert during["requests_under_way"] == 2
-    async with world.gateway.database.read():
+    async with world.gateway.database.write():
         held = await world.data("/system/connections")
     assert held["database"]["used"] >= 1
     sleeping = [asyncio.create_task(asyncio.sleep(60)) for _ in range(50)]

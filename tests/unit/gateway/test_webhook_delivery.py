@@ -227,7 +227,7 @@ async def test_a_jobs_own_receiver_hears_of_that_job_only(local_world: World) ->
     world = local_world
     async with running() as receiver:
         mine, other = await world.generate(webhook_url=receiver.url), await world.generate()
-        async with world.gateway.database.read() as connection:
+        async with world.gateway.database.write() as connection:
             secret = await webhooks.user_secret(connection, "ada")
         for job_id in (other, mine):
             await world.work(world.worker.complete, job_id)

@@ -93,18 +93,18 @@ def test_the_prefix_of_a_window_stays_clean(models: Models) -> None:
     """The transformer sees the last two latents of the stream unchanged at every step, at timestep 0."""
     model = models("long")
     clip = model._family.clip(LONG, model.entry.sizes["16:9"])
-    first = clip.denoise(0, clip.encode(0), lambda step: None).video
+    first = clip.denoise(0, clip.encode(0), lambda loop: None)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     transformer = model._family.pipeline.transformer  # type: ignore[attr-defined]
     hook = transformer.register_forward_pre_hook(
         lambda module, arguments, named: seen.append((named["hidden_states"], named["timestep"])), with_kwargs=True
     )
-    second = clip.denoise(1, clip.encode(1), lambda step: None).video
+    second = clip.denoise(1, clip.encode(1), lambda loop: None, previous=first).video
     hook.remove()
     assert second.shape[2] == 3
     assert len(seen) == 2 * LONG.steps
     for stream, timestep in seen:
-        assert torch.equal(stream[:, :, :2], first[:, :, -2:])
+        assert torch.equal(stream[:, :, :2], first.video[:, :, -2:])
         assert timestep.shape == (1, 5 * 2)
         assert (timestep[0, : 2 * 2] == 0).all()
         assert (timestep[0, 2 * 2 :] > 0).all()
@@ -116,7 +116,7 @@ def test_the_crop_is_the_centre(models: Models) -> None:
     shown = drawn(model, square)
     assert shown.shape == (9, 28, 30, 3)
     clip = model._family.clip(square, model.entry.sizes["1:1"])
-    whole = np.concatenate([c.frames for c in clip.decode(clip.denoise(0, clip.encode(0), lambda step: None))])
+    whole = np.concatenate([c.frames for c in clip.decode(clip.denoise(0, clip.encode(0), lambda loop: None))])
     np.testing.assert_array_equal(shown, whole[:, 2:30, 1:31])
 
 

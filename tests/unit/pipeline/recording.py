@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.cancellation import Stops
 from pipeline.errors import BrokerError
+from pipeline.hold import USUAL, Rules
 from pipeline.jobs import Jobs
 from pipeline.runner import Runner
 from pipeline.steps import Functions
@@ -64,9 +65,10 @@ class Bench:
         self._lock = threading.Lock()
         self.runner = self.another(functions)
 
-    def another(self, functions: Functions) -> Runner:
-        """A second worker on the same store."""
-        return Runner(Jobs(self.store), self.bus, self.send, functions, self.scratch, self.stops)
+    def another(self, functions: Functions, worker: str = "one", rules: Rules = USUAL) -> Runner:
+        """A second worker on the same store, with stops of its own; it is not drained."""
+        stops = self.stops if not self.stops.draining else Stops()
+        return Runner(Jobs(self.store), self.bus, self.send, functions, self.scratch, stops, worker=worker, rules=rules)
 
     def send(self, message: StageMessage, model: str) -> None:
         with self._lock:

@@ -43,10 +43,16 @@ def test_of_many_verdicts_at_once_one_stands_and_all_get_it(jobs: Jobs):
     assert verdicts[0] == jobs.final("job_1")
 
 
-def test_losses_are_counted_across_workers(jobs: Jobs):
+def test_takers_of_a_lost_delivery_are_known_by_name_until_they_end_it(jobs: Jobs):
+    def take(worker: str) -> int:
+        return len(Jobs(jobs.store).take_redelivered("job_1", Stage.ENCODE, worker))
+
     with ThreadPoolExecutor(4) as pool:
-        counts = list(pool.map(lambda _: Jobs(jobs.store).count_loss("job_1", Stage.RENDER), range(8)))
-    assert sorted(counts) == list(range(1, 9))
+        counts = list(pool.map(take, ("a", "b", "c", "d")))
+    assert sorted(counts) == [0, 1, 2, 3]
+    assert take("a") == 3, "the same worker counts once"
+    jobs.end_redelivered("job_1", Stage.ENCODE, "b")
+    assert set(jobs.take_redelivered("job_1", Stage.ENCODE, "e")) == {"a", "c", "d"}
 
 
 def test_a_record_of_a_later_release_is_refused_by_name(jobs: Jobs):

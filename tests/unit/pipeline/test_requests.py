@@ -85,6 +85,8 @@ WRONG = [
     ("guidance", True, "number"),
     ("model", "sora", "tiny"),
     ("model", 7, "tiny"),
+    ("model", {}, "tiny"),
+    ("model", "", "tiny"),
     ("model", ["tiny"], "tiny"),
     ("priority", "urgent", "'high'"),
     ("priority", 1, "'high'"),

@@ -248,13 +248,12 @@ def test_a_verdict_in_the_last_moment_stands(bench: Bench, request_: JobRequest)
 
 
 def test_a_draining_worker_hands_the_stage_back_with_the_next_hop(bench: Bench, request_: JobRequest):
-    bench.stops.draining.set()
+    bench.stops.drain()
     bench.runner.run(message(request_))
     (again,) = bench.sent
     assert (again.stage, again.epoch, again.hop) == (Stage.RENDER, 1, 1)
     assert bench.jobs.final(request_.job_id) is None
-    bench.stops.draining.clear()
-    bench.runner.run(again)
+    bench.another(SMALL).run(again)
     assert bench.jobs.record(request_.job_id, Stage.RENDER) is not None
     orders = [event.order for event in bench.bus.events]
     assert orders == sorted(orders)
@@ -281,14 +280,81 @@ def test_a_message_of_a_deleted_job_leaves_no_trace(bench: Bench):
     assert bench.bus.events == [] and list(bench.store.list("jobs/")) == []
 
 
-def test_a_job_that_takes_its_workers_down_fails_in_the_end(bench: Bench, request_: JobRequest):
-    bench.runner._functions = SMALL | {Stage.RENDER: lambda work: throw(KeyboardInterrupt())}  # as dead as it gets here
-    for _ in range(3):
+@pytest.mark.parametrize("stage", [Stage.RENDER, Stage.ENCODE])
+def test_a_job_that_kills_three_workers_fails(bench: Bench, request_: JobRequest, stage: Stage):
+    if stage is Stage.ENCODE:
+        bench.runner.run(message(request_))
+    deadly = SMALL | {stage: lambda work: throw(KeyboardInterrupt())}  # as dead as it gets here
+    for number in range(3):
         with pytest.raises(KeyboardInterrupt):
-            bench.runner.run(message(request_), redelivered=True)
-    bench.runner.run(message(request_), redelivered=True)
+            bench.another(deadly, f"worker-{number}").run(message(request_, stage), redelivered=number > 0)
+        assert bench.jobs.final(request_.job_id) is None
+    bench.another(deadly, "worker-3").run(message(request_, stage), redelivered=True)
     final = bench.jobs.final(request_.job_id)
     assert final is not None and final.failure is not None and final.failure.code == "WorkerLost"
+    assert "3 workers died" in final.failure.message
+
+
+def test_a_worker_that_died_before_it_could_say_its_name_counts(bench: Bench, request_: JobRequest):
+    deadly = SMALL | {Stage.RENDER: lambda work: throw(KeyboardInterrupt())}
+    for number in (2, 3):  # the first left no trace
+        with pytest.raises(KeyboardInterrupt):
+            bench.another(deadly, f"worker-{number}").run(message(request_), redelivered=True)
+    bench.another(deadly, "worker-4").run(message(request_), redelivered=True)
+    final = bench.jobs.final(request_.job_id)
+    assert final is not None and final.failure is not None and final.failure.code == "WorkerLost"
+
+
+@pytest.mark.parametrize("stage", [Stage.RENDER, Stage.ENCODE])
+def test_deliveries_whose_workers_lived_do_not_count(bench: Bench, request_: JobRequest, stage: Stage):
+    """A broker that restarts takes messages from workers that go on."""
+    if stage is Stage.ENCODE:
+        bench.runner.run(message(request_))
+    flaky = SMALL | {stage: lambda work: throw(Flaky("Away."))}
+    for number in range(6):
+        with pytest.raises(TryAgain):
+            bench.another(flaky, f"worker-{number}").run(message(request_, stage), retries_left=1, redelivered=True)
+    bench.another(SMALL, "worker-9").run(message(request_, stage), redelivered=True)
+    assert bench.jobs.record(request_.job_id, stage) is not None
+
+
+def test_a_worker_at_which_three_jobs_fail_in_a_row_is_unfit(tmp_path: Path):
+    bench = Bench(tmp_path, SMALL | {Stage.RENDER: lambda work: throw(MemoryError())})
+    for _ in range(3):
+        assert not bench.runner.unfit
+        with pytest.raises(TryAgain):
+            bench.runner.run(message(bench.accept(job())), retries_left=3)
+    assert "3 jobs failed here one after another" in bench.runner.unfit and "memory" in bench.runner.unfit
+
+
+def test_one_job_that_fails_often_or_one_success_between_does_not_make_a_worker_unfit(tmp_path: Path):
+    bench = Bench(tmp_path, SMALL | {Stage.RENDER: lambda work: throw(MemoryError())})
+    for _ in range(3):
+        request = bench.accept(job())
+        for left in (3, 2):
+            with pytest.raises(TryAgain):
+                bench.runner.run(message(request), retries_left=left)
+        bench.runner._functions, broken = SMALL, bench.runner._functions
+        bench.runner.run(message(bench.accept(job())))
+        bench.runner._functions = broken
+    assert not bench.runner.unfit
+
+
+def test_failures_that_no_worker_can_help_do_not_make_one_unfit(tmp_path: Path):
+    bench = Bench(tmp_path, SMALL | {Stage.RENDER: lambda work: throw(StoreError("Away."))})
+    for _ in range(4):
+        bench.runner.run(message(bench.accept(job())))
+    assert not bench.runner.unfit
+
+
+def test_what_a_dead_worker_left_of_a_render_that_is_over_goes(bench: Bench, request_: JobRequest):
+    bench.runner.run(message(request_))
+    left = (keys.head(request_.job_id), keys.checkpoint(request_.job_id, "1"))
+    for key in left:
+        bench.store.create(key, b"left")
+    bench.another(SMALL).run(message(request_), redelivered=True)
+    assert [m.stage for m in bench.sent] == [Stage.ENCODE, Stage.ENCODE]
+    assert not any(bench.store.head(key) for key in left)
 
 
 def test_a_silent_bus_does_not_stop_the_work_until_the_end_of_the_stage(bench: Bench, request_: JobRequest):

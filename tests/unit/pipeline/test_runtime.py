@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from config.errors import ConfigError
-from pipeline.runtime import all_queues, by_class, sweep
-from pipeline.topology import QueueClass
+from pipeline.runtime import by_class, sweep
+from pipeline.topology import QueueClass, all_queues
 from pipeline.worker import check
 
 

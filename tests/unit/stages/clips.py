@@ -82,7 +82,7 @@ class Painted:
         return Understood(complete=True, text=prompt)
 
     def generate(
-        self, spec: ClipSpec, report: Report = ignore, cancellation: Cancellation = NeverCancelled()
+        self, spec: ClipSpec, report: Report = ignore, cancellation: Cancellation = NeverCancelled(), *_: object
     ) -> Iterator[Chunk]:
         done, count = 0, 1
         while done < spec.frames - self.lost:

@@ -64,6 +64,7 @@ def test_tells_how_it_was_drawn(short: Made, tmp_path: Path) -> None:
         "guidance": 4.0,
         "created_at": "2024-01-15T10:30:00Z",
         "native": {"width": 112, "height": 63, "fps": 8, "frames": 41},
+        "exact": True,
         "upscaled": True,
         "understood": {"complete": False, "text": "sunset mountains", "ignored": ["beautiful"]},
     }

@@ -16,17 +16,17 @@ PHASES = 16  # number of phase tokens
 
 # How often each kind is drawn.
 KIND_WEIGHTS = {
-    "shape": 0.44,
-    "ball": 0.06,
-    "sunset": 0.17,
-    "sunrise": 0.07,
-    "waves": 0.04,
-    "moonlit_waves": 0.03,
-    "snow": 0.045,
-    "rain": 0.035,
-    "clouds": 0.045,
-    "fireworks": 0.035,
-    "stars": 0.03,
+    "shape": 0.6,
+    "ball": 0.04,
+    "sunset": 0.13,
+    "sunrise": 0.05,
+    "waves": 0.03,
+    "moonlit_waves": 0.02,
+    "snow": 0.03,
+    "rain": 0.025,
+    "clouds": 0.035,
+    "fireworks": 0.02,
+    "stars": 0.02,
 }
 SUN_CYCLE_S = (8.0, 20.0)  # seconds a sunset or sunrise takes
 IDLE_CYCLE_S = 10.0  # scenes whose phase has no meaning
@@ -109,7 +109,7 @@ def draw(spec: Spec, seed: int, usual: bool | None = None, phase: float | None =
     """Draw `spec` with everything else chosen by `seed`."""
     rng = np.random.default_rng([seed, 1])
     whole_s = cycle_s(spec, rng)
-    usual = bool(rng.random() < 0.6) if usual is None else usual
+    usual = bool(rng.random() < 0.8) if usual is None else usual
     if phase is None:
         phase = usual_start(spec, rng, whole_s) if usual else float(rng.uniform(0, 1))
     look = np.random.default_rng([seed, 2])

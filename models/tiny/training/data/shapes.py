@@ -22,6 +22,7 @@ COLOUR_CODES = {
 }
 RADII = {"small": 7.0, "medium": 10.0, "large": 14.0}  # pixels
 CYCLE_S = {"slow": 12.0, "normal": 7.0, "fast": 4.5}  # seconds for the whole path, off-screen part included
+ASIDE = 7.0  # pixels that a path may lie above or below the middle; twice that to its left or right
 MARGIN = 14.0  # pixels beyond the frame before a shape comes back on the other side
 
 
@@ -79,10 +80,10 @@ def path(spec: Spec, rng: Rng, phase: Array) -> tuple[Array, Array]:
     there = np.mod(phase, 1.0)
     if spec.direction in ("left", "right"):
         x = -MARGIN + there * (WIDTH + 2 * MARGIN)
-        y = np.full_like(phase, rng.uniform(18, HEIGHT - 18))
+        y = np.full_like(phase, HEIGHT / 2 + rng.uniform(-ASIDE, ASIDE))
         return (x if spec.direction == "right" else WIDTH - x), y
     y = -MARGIN + there * (HEIGHT + 2 * MARGIN)
-    x = np.full_like(phase, rng.uniform(22, WIDTH - 22))
+    x = np.full_like(phase, WIDTH / 2 + rng.uniform(-2 * ASIDE, 2 * ASIDE))
     return x, (y if spec.direction == "down" else HEIGHT - y)
 
 

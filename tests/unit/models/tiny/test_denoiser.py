@@ -5,7 +5,7 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
 from models.tiny.architecture import new_tokenizer
-from models.tiny.training.denoiser import TEXT_LENGTH, TEXT_PADDED, Model, draw_sigmas, motion_weights
+from models.tiny.training.denoiser import TEXT_LENGTH, TEXT_PADDED, Model, draw_sigmas, foreground_weights
 from models.tiny.training.optimise import orthogonal
 from models.tiny.words import WORDS
 
@@ -48,8 +48,8 @@ def test_noise_levels_stay_between_zero_and_one_and_lean_to_noise() -> None:
     assert sigma.mean() > 0.6
 
 
-def test_motion_weights_average_one() -> None:
-    weights = motion_weights(torch.randn(2, 32, 5, 4, 7))
+def test_foreground_weights_average_one() -> None:
+    weights = foreground_weights(torch.randn(2, 32, 5, 4, 7), torch.rand(2, 1, 1, 1, 1))
     assert weights.mean().item() == pytest.approx(1, abs=1e-5)
 
 

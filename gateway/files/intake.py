@@ -1,0 +1,206 @@
+"""Reads uploads (multipart/form-data) into the store as they arrive, in memory of a few pieces whatever their size."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import structlog
+from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from gateway.errors import ApiError, Code, invalid
+from gateway.files.kinds import HEAD_BYTES
+from pipeline.errors import StoreError
+from pipeline.store.base import Incoming, ObjectStore
+
+log = structlog.get_logger(__name__)
+
+PIECE_BYTES = 1 << 20
+"""Handed to the store at a time."""
+CHUNK_BYTES = 1 << 16
+CHUNK_S = 20.0
+"""A client that sends less than `CHUNK_BYTES` in this time (3 kB/s) is let go, lest a few hold all connections."""
+MAX_FIELD_BYTES = 16_384
+MAX_PARTS = 128
+MAX_ENVELOPE = 1 << 20
+"""Bytes of everything but files in a request."""
+
+POOL = ThreadPoolExecutor(32, "uploads")
+"""Threads of their own: uploads to a slow store must not keep other requests from theirs."""
+
+T = TypeVar("T")
+
+
+async def blocking(function: Callable[..., T], *arguments: object) -> T:
+    """The result of a call that waits for the store on behalf of an upload."""
+    return await asyncio.get_running_loop().run_in_executor(POOL, function, *arguments)
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A file whose bytes are in the store, but not under their digest.
+
+    Attributes:
+        filename: as the client gave it.
+        head: its first bytes.
+    """
+
+    filename: str
+    incoming: Incoming
+    digest: str
+    size: int
+    head: bytes
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What may come at most: bytes of one file, of all together (what is left of the user's quota), and files."""
+
+    file_bytes: int
+    quota_left: int
+    files: int = 1
+
+
+@dataclass
+class Parcel:
+    """What a request brought."""
+
+    files: list[Arrived] = field(default_factory=list)
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+@asynccontextmanager
+async def received(
+    request: web.Request, store: ObjectStore, file_names: tuple[str, ...], bounds: Bounds
+) -> AsyncIterator[Parcel]:
+    """The parts of a request; what was not published of its files is removed at the end of the block.
+
+    Args:
+        file_names: of the fields that hold files.
+
+    Raises:
+        ApiError: 400 malformed or without a file; 408 too slow; 413 too large, at the first byte too many; 415.
+    """
+    if request.content_type != "multipart/form-data":
+        details = f"Content-Type must be multipart/form-data, not {request.content_type}"
+        raise ApiError(Code.VALIDATION_ERROR, "Unsupported Media Type", details, status=415)
+    most = min(bounds.file_bytes * bounds.files, bounds.quota_left) + MAX_ENVELOPE
+    if request.content_length is not None and request.content_length > most:
+        raise _too_large(bounds, min(bounds.file_bytes * bounds.files, bounds.quota_left) == bounds.quota_left)
+    begun: list[Incoming] = []
+    try:
+        yield await _read(request, store, file_names, bounds, begun)
+    finally:
+        for incoming in begun:
+            await asyncio.shield(_discard(incoming))
+
+
+async def _discard(incoming: Incoming) -> None:
+    """What cannot be removed now is swept later; it must not turn the answer into an error."""
+    try:
+        await blocking(incoming.discard)
+    except StoreError as error:
+        log.warning("incoming file not removed", error=str(error))
+
+
+async def _read(
+    request: web.Request, store: ObjectStore, file_names: tuple[str, ...], bounds: Bounds, begun: list[Incoming]
+) -> Parcel:
+    parcel = Parcel()
+    try:
+        reader = await request.multipart()
+        async for number, part in _parts(reader):
+            if number > MAX_PARTS or not isinstance(part, BodyPartReader) or part.name is None:
+                raise invalid({"body": [f"Must have at most {MAX_PARTS} parts, each with a name"]})
+            if part.name in file_names:
+                if len(parcel.files) == bounds.files:
+                    raise invalid({part.name: [f"At most {bounds.files} at once"]})
+                incoming = await blocking(store.receive)
+                begun.append(incoming)
+                parcel.files.append(await _file(part, incoming, bounds, sum(one.size for one in parcel.files)))
+            elif part.name in parcel.fields:
+                raise invalid({part.name: ["Must be given once"]})
+            else:
+                parcel.fields[part.name] = await _field(part)
+    except TimeoutError:
+        details = f"Send at least {CHUNK_BYTES} bytes in {CHUNK_S:.0f} seconds"
+        raise ApiError(Code.VALIDATION_ERROR, "Request Timeout", details, status=408) from None
+    except (
+        ValueError,
+        AssertionError,
+        web.RequestPayloadError,
+        HttpProcessingError,
+    ) as error:  # aiohttp's own checks of the format
+        raise invalid({"body": ["Must be well-formed multipart/form-data"]}) from error
+    if not parcel.files:
+        raise invalid({file_names[0]: ["Required"]})
+    return parcel
+
+
+async def _parts(reader: MultipartReader) -> AsyncIterator[tuple[int, object]]:
+    number = 0
+    while True:
+        async with asyncio.timeout(CHUNK_S):
+            part = await reader.next()
+        if part is None:
+            return
+        number += 1
+        yield number, part
+
+
+async def _file(part: BodyPartReader, incoming: Incoming, bounds: Bounds, before: int) -> Arrived:
+    if "Content-Transfer-Encoding" in part.headers or "Content-Encoding" in part.headers:
+        raise invalid({str(part.name): ["Must be sent as it is, without an encoding"]})
+    head, piece, size = b"", bytearray(), 0
+    async for chunk in _chunks(part):
+        size += len(chunk)
+        if size > bounds.file_bytes or before + size > bounds.quota_left:
+            raise _too_large(bounds, before + size > bounds.quota_left)
+        if len(head) < HEAD_BYTES:
+            head = (head + chunk)[:HEAD_BYTES]
+        piece += chunk
+        if len(piece) >= PIECE_BYTES:
+            await blocking(incoming.write, bytes(piece))
+            piece.clear()
+    if piece:
+        await blocking(incoming.write, bytes(piece))
+    digest, size = await blocking(incoming.finish)
+    return Arrived(part.filename or "", incoming, digest, size, head)
+
+
+async def _chunks(part: BodyPartReader) -> AsyncIterator[bytes]:
+    """All bytes, in pieces of at least `CHUNK_BYTES` but for the last."""
+    held = bytearray()
+    ended = False
+    while not ended:
+        async with asyncio.timeout(CHUNK_S):
+            while len(held) < CHUNK_BYTES and not ended:
+                held += await part.read_chunk(CHUNK_BYTES)
+                ended = part.at_eof()
+        yield bytes(held)
+        held.clear()
+
+
+async def _field(part: BodyPartReader) -> str:
+    raw = bytearray()
+    async for chunk in _chunks(part):
+        raw += chunk
+        if len(raw) > MAX_FIELD_BYTES:
+            raise invalid({str(part.name): [f"Must be at most {MAX_FIELD_BYTES} bytes"]})
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise invalid({str(part.name): ["Must be UTF-8"]}) from None
+
+
+def _too_large(bounds: Bounds, by_quota: bool) -> ApiError:
+    if by_quota:
+        details = {"storage": [f"{bounds.quota_left} bytes are left of your quota"]}
+    else:
+        details = {"file": [f"Must be at most {bounds.file_bytes} bytes"]}
+    return ApiError(Code.VALIDATION_ERROR, "Content Too Large", details, status=413)

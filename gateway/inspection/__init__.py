@@ -1,0 +1,1 @@
+"""Looks into uploaded files, in a process that can reach nothing else."""
