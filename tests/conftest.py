@@ -61,7 +61,7 @@ def rabbitmq_vhost(rabbitmq: RabbitMQ) -> Iterator[str]:
     url = rabbitmq.vhost()
     yield url
     rabbitmq.start()
-    rabbitmq.control("delete_vhost", url.rpartition("/")[2])
+    rabbitmq.drop_vhost(url)
 
 
 @pytest.fixture

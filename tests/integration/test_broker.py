@@ -13,16 +13,12 @@ import pytest
 
 from config.errors import ConfigError
 from pipeline import broker as broker_module
-from pipeline.broker import WAITS_S, RabbitBroker, declare, open_broker
+from pipeline.broker import RabbitBroker, declare, open_broker
 from pipeline.errors import BrokerError
 from pipeline.topology import LANES
+from tests.services import READY_S
 
 QUEUE = "render.tiny"
-
-
-@pytest.fixture
-def rabbitmq_vhost(emptied_vhost: Callable[..., str]) -> str:
-    return emptied_vhost(QUEUE, f"{QUEUE}.XQ", *(f"{QUEUE}.wait.{longest}" for longest in WAITS_S))
 
 
 @pytest.fixture(params=["memory", "classic", "quorum"])
@@ -253,7 +249,8 @@ def test_a_broker_that_is_down_is_an_error_of_one_line(rabbit, rabbitmq, monkeyp
         rabbitmq.start()
 
 
-def test_a_send_outlasts_a_restart(rabbit, rabbitmq):
+def test_a_send_outlasts_a_restart(rabbit, rabbitmq, monkeypatch):
+    monkeypatch.setattr(broker_module, "SEND_LIMIT_S", READY_S)  # how long a restart takes, many tests at once decide
     declare(rabbit, [QUEUE])
     done: list[str] = []
     actor(rabbit, done.append)
@@ -262,9 +259,11 @@ def test_a_send_outlasts_a_restart(rabbit, rabbitmq):
         until(lambda: len(done) == 1)
         restarting = threading.Thread(target=rabbitmq.restart)
         restarting.start()
-        for _ in range(5):
-            send_to(rabbit)
-        restarting.join()
+        try:
+            for _ in range(5):
+                send_to(rabbit)
+        finally:
+            restarting.join()
         until(lambda: len(done) >= 6, patience_s=30)
 
 
@@ -284,7 +283,7 @@ def test_a_retry_that_cannot_be_sent_goes_back_to_its_queue(rabbit, rabbitmq):
     def fail_at_first(word: str) -> None:
         tries.append(word)
         if len(tries) == 1:
-            rabbitmq.control("set_vm_memory_high_watermark", "0.000001")
+            rabbitmq.limit_memory(0.000001)
             raise RuntimeError(word)
 
     work = actor(rabbit, fail_at_first, max_retries=5)
@@ -292,10 +291,10 @@ def test_a_retry_that_cannot_be_sent_goes_back_to_its_queue(rabbit, rabbitmq):
         with working(rabbit):
             work.send("precious")
             until(lambda: len(tries) == 2, patience_s=40)
-            rabbitmq.control("set_vm_memory_high_watermark", "0.4")
+            rabbitmq.limit_memory(0.4)
             until(lambda: (count(rabbit, QUEUE), count(rabbit, f"{QUEUE}.XQ")) == (0, 0))
     finally:
-        rabbitmq.control("set_vm_memory_high_watermark", "0.4")
+        rabbitmq.limit_memory(0.4)
 
 
 def test_a_message_that_fails_while_the_broker_dies_is_worked_on_again(rabbit, rabbitmq, monkeypatch):
@@ -325,12 +324,12 @@ def test_a_message_that_fails_while_the_broker_dies_is_worked_on_again(rabbit, r
 def test_a_broker_short_of_memory_says_so(rabbit, rabbitmq):
     rabbit.parameters.blocked_connection_timeout = 0.5
     declare(rabbit, [QUEUE])
-    rabbitmq.control("set_vm_memory_high_watermark", "0.000001")
+    rabbitmq.limit_memory(0.000001)
     try:
         with pytest.raises(BrokerError, match="takes no messages"):
             send_to(rabbit)
     finally:
-        rabbitmq.control("set_vm_memory_high_watermark", "0.4")
+        rabbitmq.limit_memory(0.4)
 
 
 def test_a_wrong_password_is_named(rabbit):

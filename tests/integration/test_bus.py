@@ -44,11 +44,6 @@ async def take(subscriber: EventSubscriber, count: int, *, ack: bool = True) -> 
     return taken
 
 
-@pytest.fixture
-def rabbitmq_vhost(emptied_vhost: Callable[..., str]) -> str:
-    return emptied_vhost(topology.PROJECTOR_QUEUE, topology.PROJECTOR_DEAD_LETTERS)
-
-
 class Bus:
     """Opens both sides of one bus and closes them in the end."""
 

@@ -39,7 +39,7 @@ def consumer_timeout(rabbitmq: RabbitMQ, timeout_s: int, look_s: int) -> Iterato
 
 def _set_timeout(rabbitmq: RabbitMQ, timeout_s: int, look_s: int) -> None:
     values = {"consumer_timeout": timeout_s * 1000, "channel_tick_interval": look_s * 1000}
-    rabbitmq.control("eval", ", ".join(f"application:set_env(rabbit, {k}, {v})" for k, v in values.items()) + ".")
+    rabbitmq.evaluate(", ".join(f"application:set_env(rabbit, {name}, {value})" for name, value in values.items()))
 
 
 def waiting(chain: Chain) -> int:
