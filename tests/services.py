@@ -44,6 +44,8 @@ STOP_S = 15.0
 """Longest wait for an orderly stop before SIGKILL."""
 GRPC_OFFSET = 10_000
 """SeaweedFS listens for gRPC on every HTTP port + 10000."""
+CLAIMS: list[socket.socket] = []
+"""Hold the names of the ports that this process was given."""
 
 
 class ServerError(RuntimeError):
@@ -61,14 +63,26 @@ def _is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A port that is free now, as is the one GRPC_OFFSET above it, which is none that this function gives.
+    """A port that is free now, as is the one GRPC_OFFSET above it, and that no process of these tests was given.
 
     All are below Linux's ephemeral range (32768).
     """
     for port in random.SystemRandom().sample(range(10_500, 10_500 + GRPC_OFFSET), 500):
-        if _is_free(port) and _is_free(port + GRPC_OFFSET):
+        if _is_free(port) and _is_free(port + GRPC_OFFSET) and _claim(port):
             return port
     raise ServerError("No free port was found.")
+
+
+def _claim(port: int) -> bool:
+    """Whether no other process has this port; it is this one's until it ends, by a name in the kernel."""
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        claim.bind(f"\0t2m-tests-port-{port}")
+    except OSError:
+        claim.close()
+        return False
+    CLAIMS.append(claim)
+    return True
 
 
 def find_program(name: str, *folders: str) -> str:
