@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
 from gateway.limits.policy import WINDOW
@@ -18,6 +18,8 @@ WINDOW_MS = int(WINDOW.total_seconds() * 1000)
 KEPT = 100_000
 """Subjects counted in memory; the one longest silent goes first."""
 TIMEOUT_S = 0.5
+CONNECTIONS = 10
+"""To Redis, kept open; more requests at once wait for one."""
 
 TAKE = """
 local time = redis.call('TIME')
@@ -86,7 +88,9 @@ class RedisCounter:
     """
 
     def __init__(self, url: str) -> None:
-        self._redis: Redis = Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
+        waits = {"timeout": TIMEOUT_S, "socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
+        pool = BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS, **waits)
+        self._redis: Redis = Redis.from_pool(pool)
         self._script = self._redis.register_script(TAKE)
         self._memory = MemoryCounter()
         self._outage = Outage("rate limits are counted per gateway: Redis is away")

@@ -20,12 +20,13 @@ class Footprint:
     Attributes:
         memory: bytes that belong to a process alone (USS), by its name.
         held: counts that must not grow, by what they count.
-        pooled: open connections to the database, by process: as many as were ever needed at once, up to a pool's size.
+        pooled: the most connections that a process keeps open to a server, by that server: as many as were ever needed
+            at once, up to the size of its pool.
     """
 
     memory: dict[str, int]
     held: Counter[str]
-    pooled: dict[str, int]
+    pooled: Counter[str]
 
     def grown(self, before: Footprint) -> dict[str, float]:
         """Share by which the memory of each process has grown."""
@@ -34,16 +35,20 @@ class Footprint:
 
 def footprint(deployment: Deployment) -> Footprint:
     """Of every process of the deployment, as it is now."""
+    services = deployment.services
     memory: dict[str, int] = {}
     held: Counter[str] = Counter()
-    pooled: dict[str, int] = {}
-    database = deployment.proxies["gateway-postgres"].port
+    pooled: Counter[str] = Counter()
+    ways = {proxy.port: way.rpartition("-")[2] for way, proxy in deployment.proxies.items()}
+    pools = {port: server for port, server in ways.items() if server != "rabbitmq"} | {services.redis.port: "redis"}
     for process in deployment.processes.values():
         for name, one in _tree(process):
             memory[name] = one.memory_full_info().uss
             held[f"threads of {name}"] = one.num_threads()
-            pooled[name] = sum(bool(link.raddr) and link.raddr.port == database for link in one.net_connections("tcp"))
-            held[f"files of {name}"] = one.num_fds() - pooled[name]
+            ports = [link.raddr.port for link in one.net_connections("tcp") if link.raddr]
+            kept = Counter(pools[port] for port in ports if port in pools)
+            held[f"files of {name}"] = one.num_fds() - kept.total()
+            pooled |= kept
         held[f"folders of {process.name}"] = _folders(process.data_dir)
     held["temporary folders"] = _folders(deployment.temporary)
     connections = deployment.connections
