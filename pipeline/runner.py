@@ -28,7 +28,7 @@ from structlog.contextvars import bound_contextvars
 
 from config.errors import Fault, T2MError
 from models.contract import Detail, Interrupted, Report
-from pipeline import keys, metrics, steps
+from pipeline import heap, keys, metrics, steps
 from pipeline.bus.base import EventPublisher
 from pipeline.cancellation import CHECK_INTERVAL_S, Stops, Token
 from pipeline.errors import Disconnected, ObjectMissing, OutOfRam, ScratchFull, StoreError, Unexpected, WorkerLost
@@ -328,6 +328,7 @@ class Runner:
         events.emit(EventKind.STARTED, fraction=0.0)
         started = time.monotonic()
         with (
+            heap.given_back(),
             self._watch() as alive,
             Token(self._jobs, request.job_id, self.stops, alive, hold) as token,
             self._folder() as at,

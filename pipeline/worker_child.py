@@ -18,7 +18,7 @@ import structlog
 from config.catalogue import Catalogue
 from config.errors import T2MError
 from config.settings import Settings
-from pipeline import logging
+from pipeline import heap, logging
 from pipeline.actors import declare
 from pipeline.broker import open_broker
 from pipeline.bus.factory import open_publisher
@@ -88,6 +88,7 @@ def run(duty: Duty, slots: MutableSequence[float], ready: threading.Event) -> No
         ready: shared; set while all queues are being consumed.
     """
     os.setpgid(0, 0)  # a group of its own: the supervisor can kill it together with its ffmpeg
+    heap.share_heaps()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,32 @@
+"""Keeps processes that work for weeks as small as what they work on, where the C library is glibc.
+
+glibc gives each thread a heap of its own and keeps what is freed in it. 320 posters and storyboards of short videos, in
+six threads, left 143 to 177 MB that way; with two heaps, trimmed after each run, 52 to 59 MB.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LIBRARY = ctypes.CDLL(None)
+M_ARENA_MAX = -8
+"""Of `mallopt`, from glibc's malloc.h."""
+HEAPS = 2
+
+
+def share_heaps() -> None:
+    """Have the threads of this process share two heaps; to be called before they start."""
+    if hasattr(LIBRARY, "mallopt"):
+        LIBRARY.mallopt(M_ARENA_MAX, HEAPS)
+
+
+@contextmanager
+def given_back() -> Iterator[None]:
+    """Give what was freed back to the system in the end; takes about half a millisecond."""
+    try:
+        yield
+    finally:
+        if hasattr(LIBRARY, "malloc_trim"):
+            LIBRARY.malloc_trim(0)
