@@ -20,6 +20,7 @@ from pipeline.bus.memory import MemoryBus
 from pipeline.bus.rabbitmq import RabbitPublisher
 from pipeline.errors import BrokerError
 from pipeline.vocabulary import Event, EventKind, Heartbeat, Stage, new_id, now
+from tests.services import READY_S
 
 
 def event(n: int, job_id: str = "job_a") -> Event:
@@ -219,7 +220,8 @@ async def test_events_survive_a_restart_of_the_broker(rabbit, rabbitmq):
             await asyncio.sleep(0.1)
 
 
-async def test_events_keep_their_order_over_an_outage(rabbit, rabbitmq):
+async def test_events_keep_their_order_over_an_outage(rabbit, rabbitmq, monkeypatch):
+    monkeypatch.setattr(rabbit_bus, "PUBLISH_S", READY_S)  # how long a restart takes, many tests at once decide
     subscriber, publisher = await rabbit.subscriber(), await asyncio.to_thread(rabbit.publisher)
     stopped, sent = threading.Event(), []
     restarting = asyncio.ensure_future(asyncio.to_thread(rabbitmq.restart))
@@ -230,7 +232,7 @@ async def test_events_keep_their_order_over_an_outage(rabbit, rabbitmq):
             sent.append(event(len(sent)))
             promised.append(publisher.publish_soon(sent[-1]))
         for future in promised:
-            future.result(30)
+            future.result(READY_S)
 
     publishing = asyncio.ensure_future(asyncio.to_thread(publish))
     await restarting
