@@ -119,7 +119,7 @@ def test_a_busy_worker_hoards_nothing(broker):
 
     def hold(word: str) -> None:
         started.append(word)
-        release.wait(20)
+        release.wait(60)
 
     work = actor(broker, hold)
     with working(broker) as first:
@@ -206,7 +206,7 @@ def test_the_time_limit_of_an_actor_holds(broker):
     work = actor(broker, run_long, time_limit=200)
     with working(broker):
         work.send("long")
-        assert interrupted.wait(10)
+        assert interrupted.wait(60)
 
 
 def test_every_lane_is_served_with_its_threads():
@@ -304,7 +304,7 @@ def test_a_message_that_fails_while_the_broker_dies_is_worked_on_again(rabbit, r
     def fail_at_first(word: str) -> None:
         tries.append(word)
         if len(tries) == 1:
-            sent.wait(20)
+            sent.wait(60)
             rabbitmq.kill()
             killed.set()
             raise RuntimeError(word)
@@ -314,7 +314,7 @@ def test_a_message_that_fails_while_the_broker_dies_is_worked_on_again(rabbit, r
         with working(rabbit):
             work.send("precious")
             sent.set()
-            assert killed.wait(20)
+            assert killed.wait(60)
             rabbitmq.start()
             until(lambda: len(tries) == 2, patience_s=40)
     finally:

@@ -68,7 +68,7 @@ def test_workers_of_several_queue_classes_share_one_broker():
 
     def render() -> None:
         rendering.set()
-        release.wait(20)
+        release.wait(60)
 
     render_actor = dramatiq.actor(render, broker=broker, queue_name="render.tiny")
     encode_actor = dramatiq.actor(encoded.set, broker=broker, actor_name="encode", queue_name="encode")
@@ -80,10 +80,10 @@ def test_workers_of_several_queue_classes_share_one_broker():
         worker.start()
     try:
         render_actor.send()
-        assert rendering.wait(10)
+        assert rendering.wait(60)
         render_actor.send()
         encode_actor.send()
-        assert encoded.wait(10)
+        assert encoded.wait(60)
     finally:
         release.set()
         for worker in workers:

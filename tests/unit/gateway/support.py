@@ -38,7 +38,7 @@ from pipeline.vocabulary import (
 )
 
 T = TypeVar("T")
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 API = "/api/v1"
 MEDIA = {
     "720p.mp4": ("video/mp4", 300_000),

@@ -18,7 +18,7 @@ from tests.unit.gateway.support import API, World
 
 SMUGGLED = "x\r\nX-Smuggled: 1\r\n\r\n<script>"
 CHUNK = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 def routes(world: World) -> list[Route]:

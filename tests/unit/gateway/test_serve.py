@@ -179,7 +179,7 @@ class Process:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait(20)
+        self.process.wait(60)
 
 
 def test_sigterm_lets_answers_finish_and_ends_in_order(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_sigterm_lets_answers_finish_and_ends_in_order(tmp_path: Path) -> None:
     os.kill(gateway.process.pid, signal.SIGTERM)
     assert gateway.process.stdout is not None
     assert "stopped" in gateway.process.stdout.read()
-    assert gateway.process.wait(20) == 0
+    assert gateway.process.wait(60) == 0
 
 
 def test_jobs_accepted_before_a_kill_are_there_after_it(tmp_path: Path) -> None:

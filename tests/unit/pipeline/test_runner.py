@@ -130,8 +130,8 @@ def test_both_neighbours_at_once_lead_to_one_published_job(bench: Bench, request
     bench.sent.clear()
     meet = threading.Barrier(2)
     functions = {
-        Stage.THUMBNAILS: lambda work: (meet.wait(10), thumbnails(work))[1],
-        Stage.METADATA: lambda work: (meet.wait(10), metadata(work))[1],
+        Stage.THUMBNAILS: lambda work: (meet.wait(60), thumbnails(work))[1],
+        Stage.METADATA: lambda work: (meet.wait(60), metadata(work))[1],
     }
     runner = bench.another(functions)
     threads = [threading.Thread(target=runner.run, args=(message(request_, stage),)) for stage in functions]
