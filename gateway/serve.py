@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -25,6 +27,9 @@ GRACE_S = 15.0
 IDLE_S = 75.0
 """How long a connection may wait for a request, and for the rest of its headers; proxies that keep connections open for
 60 s, as most do, are never cut off in between."""
+
+THREADS = 16
+"""Calls that may wait for the store at a time, uploads apart. How many asyncio would allow depends on the cores."""
 
 Ready = Callable[[str], None]
 
@@ -72,6 +77,7 @@ def run(app: web.Application, settings: Settings, ready: Ready | None = None) ->
 async def _serve(app: web.Application, settings: Settings, ready: Ready | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_default_executor(_threads())
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     server_logger.addFilter(UNREADABLE)
@@ -84,6 +90,14 @@ async def _serve(app: web.Application, settings: Settings, ready: Ready | None) 
         await stop.wait()
     finally:
         await runner.cleanup()
+
+
+def _threads() -> ThreadPoolExecutor:
+    """All started at once: what a gateway holds does not depend on what it has met."""
+    pool, met = ThreadPoolExecutor(THREADS, "blocking"), threading.Barrier(THREADS)
+    for _ in range(THREADS):
+        pool.submit(met.wait)
+    return pool
 
 
 async def _listen(runner: web.AppRunner, settings: Settings) -> str:

@@ -88,7 +88,7 @@ def run(duty: Duty, slots: MutableSequence[float], ready: threading.Event) -> No
         ready: shared; set while all queues are being consumed.
     """
     os.setpgid(0, 0)  # a group of its own: the supervisor can kill it together with its ffmpeg
-    heap.share_heaps()
+    heap.share_heap()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
