@@ -24,6 +24,7 @@ LATENT_NOISE = 0.1
 SIZE_PENALTY = 1e-3
 MUON_LR = 2e-3
 ADAMW_LR = 8e-4
+LEAST_FAR = 0.002  # in [-1, 1] units: what is even but for noise has no salient parts
 LONG_EVERY = 3  # every third step sees one clip of 33 frames instead of two of 17
 UNSEEN_SEED = 900_000_000  # clips from here on are never trained on
 TRAIN_SEED = 10_000_000
@@ -56,6 +57,17 @@ def psnr(vae: AutoencoderKLWan, count: int = 24, frames: int = 17) -> tuple[floa
     return float(np.mean(every)), {kind: round(float(np.mean(group)), 2) for kind, group in sorted(values.items())}
 
 
+def salience(clips: Tensor) -> Tensor:
+    """Weights (batch, 1, frames, height, width), mean at most one, of pixels (batch, 3, frames, height, width).
+
+    Half of the weight is even, half goes by how far a pixel is from its row's median over width and time. With even
+    weights alone 26 dB were reached while colours and forms of shapes, a hundredth of a clip, were still lost.
+    """
+    middle = clips.transpose(2, 3).flatten(3).median(dim=3).values[:, :, None, :, None]
+    far = (clips - middle).abs().mean(dim=1, keepdim=True)
+    return (1 + far / (far.mean(dim=(1, 2, 3, 4), keepdim=True) + LEAST_FAR)) / 2
+
+
 def loss_of(vae: AutoencoderKLWan, clips: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Training loss and mean squared error (in [-1, 1] units) of a batch of clips."""
     with precision.autocast():
@@ -63,9 +75,9 @@ def loss_of(vae: AutoencoderKLWan, clips: Tensor, generator: torch.Generator) ->
         mean = mean.float()
         noisy = mean + LATENT_NOISE * torch.randn(mean.shape, generator=generator)
         made = full_sequence.decode(vae, noisy)
-    error = made.float() - clips
-    mse = error.pow(2).mean()
-    return error.abs().mean() + 4 * mse + SIZE_PENALTY * mean.pow(2).mean(), mse
+    error, weights = made.float() - clips, salience(clips)
+    weighed = (weights * (error.abs() + 4 * error.pow(2))).mean()
+    return weighed + SIZE_PENALTY * mean.pow(2).mean(), error.pow(2).mean()
 
 
 def kernels_last(vae: AutoencoderKLWan) -> None:

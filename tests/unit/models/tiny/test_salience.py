@@ -1,0 +1,23 @@
+"""What the autoencoder's loss looks at."""
+
+from __future__ import annotations
+
+import torch
+
+from models.tiny.training.data.attributes import Spec
+from models.tiny.training.data.clips import draw
+from models.tiny.training.vae import salience, to_tensor
+
+
+def test_a_small_shape_weighs_as_much_as_all_around_it() -> None:
+    spec = Spec("shape", shape="heart", colour="red", size="small", direction="right", speed="slow", background="grey")
+    clip = to_tensor(draw(spec, seed=3, usual=True).frames)[None]
+    weights = salience(clip)
+    red = clip[:, :1] - clip[:, 2:] > 0.8
+    assert 0.005 < red.float().mean() < 0.03
+    assert weights[red].sum() > 0.4 * weights.sum()
+    assert 0.5 < weights.mean() <= 1
+
+
+def test_without_a_subject_all_weighs_the_same() -> None:
+    torch.testing.assert_close(salience(torch.full((1, 3, 5, 4, 6), 0.3)), torch.full((1, 1, 5, 4, 6), 0.5))
