@@ -153,20 +153,12 @@ def rabbitmq_away(scene: Scene) -> tuple[bool, str]:
     return hit, server.name
 
 
-def kill_server(name: str) -> Fault:
+def end_server(name: str, end: Callable[[Server], None]) -> Fault:
+    """Ended one way or the other, and started again at once."""
+
     def fault(scene: Scene) -> tuple[bool, str]:
         hit, server = scene.busy(), getattr(scene.deployment.services, name)
-        server.kill()
-        start(server)
-        return hit, server.name
-
-    return fault
-
-
-def restart_server(name: str) -> Fault:
-    def fault(scene: Scene) -> tuple[bool, str]:
-        hit, server = scene.busy(), getattr(scene.deployment.services, name)
-        server.stop()
+        end(server)
         start(server)
         return hit, server.name
 
@@ -292,15 +284,15 @@ KINDS: dict[str, Fault] = {
     "kill gateway role": kill_gateway,
     "pause gateway role past its lease": pause_gateway,
     "stop RabbitMQ": stop_rabbitmq,
-    "kill RabbitMQ": kill_server("rabbitmq"),
-    "restart RabbitMQ": restart_server("rabbitmq"),
+    "kill RabbitMQ": end_server("rabbitmq", Server.kill),
+    "restart RabbitMQ": end_server("rabbitmq", Server.stop),
     "RabbitMQ away": rabbitmq_away,
-    "kill PostgreSQL": kill_server("postgres"),
-    "restart PostgreSQL": restart_server("postgres"),
-    "kill Redis": kill_server("redis"),
-    "restart Redis": restart_server("redis"),
-    "kill S3": kill_server("s3"),
-    "restart S3": restart_server("s3"),
+    "kill PostgreSQL": end_server("postgres", Server.kill),
+    "restart PostgreSQL": end_server("postgres", Server.stop),
+    "kill Redis": end_server("redis", Server.kill),
+    "restart Redis": end_server("redis", Server.stop),
+    "kill S3": end_server("s3", Server.kill),
+    "restart S3": end_server("s3", Server.stop),
     "latency": weather(lambda dice: Weather(latency_s=dice.uniform(0.05, 0.5))),
     "narrow way": weather(lambda dice: Weather(bytes_per_s=dice.uniform(2e4, 2e5))),
     "black hole": weather(lambda dice: Weather(open=False)),
