@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from cli import console
-from cli.database import opened
 from config.errors import ConfigError
 from config.settings import Settings, load
 from gateway.database import jobs
+from gateway.database.migrate import opened
 from gateway.retention import shortest_s
 from pipeline import dead_letters
 from pipeline.broker import open_broker

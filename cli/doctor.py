@@ -28,7 +28,7 @@ class Unusable(T2MError):
 
 def diagnose(data: Path | None) -> int:
     """Run all checks; 0 if all passed."""
-    settings = load() if data is None else load(data_dir=data)
+    settings = load(data_dir=data)
     logging.configure(LogSettings(level="ERROR"), logging.secrets_of(settings))
     results = [_report(name, check, settings) for name, check in checks()]
     return 0 if all(results) else console.EXIT_FAILED

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 from cli import console
-from cli.database import opened
 from config.catalogue import Catalogue
 from config.settings import Settings, load
+from gateway.database.migrate import opened
 from gateway.rebuild import SQL_ONLY, Rebuild, Restored
 from pipeline.store.factory import open_store
 from pipeline.vocabulary import Status
@@ -24,7 +24,7 @@ def rebuild(data: Path | None, *, dry_run: bool) -> int:
         DatabaseError: the database cannot be used.
         StoreError: the store cannot be reached.
     """
-    settings = load() if data is None else load(data_dir=data)
+    settings = load(data_dir=data)
     restored = asyncio.run(_run(settings, dry_run=dry_run))
     for line in _summary(restored, dry_run=dry_run):
         console.say(line)

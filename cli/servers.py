@@ -30,7 +30,8 @@ def serve_all(data: Path | None, host: str | None, port: int | None) -> None:
     from gateway.serve import run
     from pipeline.embedded import EmbeddedRuntime
 
-    settings = _settings(data_dir=data, broker={"url": "memory://"}, gateway=_given(host=host, port=port))
+    address = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    settings = _settings(data_dir=data, broker={"url": "memory://"}, gateway=address)
     catalogue = Catalogue.load(settings.models.catalogue)
     runtime = EmbeddedRuntime(settings, catalogue)
     app = embedded_app(settings, catalogue, runtime, settings.worker.grace_s)
@@ -93,13 +94,9 @@ def work(queues: Sequence[str], data: Path | None) -> int:
 
 def _settings(**overrides: object) -> Settings:
     """The settings, with this process's logs set up by them."""
-    settings = load(**_given(**overrides))
+    settings = load(**overrides)
     logging.configure(settings.log, logging.secrets_of(settings))
     return settings
-
-
-def _given(**values: object) -> dict[str, object]:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _announcer(token: str) -> Callable[[str], None]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from cli import console
-from cli.database import opened
 from config.settings import Settings, load
 from gateway.database import files, jobs
+from gateway.database.migrate import opened
 from gateway.sweep import Swept, sweep
 from pipeline.jobs import Jobs
 from pipeline.store.factory import open_store
@@ -25,7 +25,7 @@ def sweep_now(data: Path | None, *, dry_run: bool) -> None:
         DatabaseError: the database cannot be used.
         StoreError: the store cannot be reached.
     """
-    settings = load() if data is None else load(data_dir=data)
+    settings = load(data_dir=data)
     for line in asyncio.run(_run(settings, dry_run=dry_run)):
         console.say(line)
 

@@ -30,7 +30,7 @@ def issue(
     Raises:
         ConfigError: the user is empty, the role, lifetime or permission unknown, or the key cannot be read or made.
     """
-    settings = load() if data is None else load(data_dir=data)
+    settings = load(data_dir=data)
     if not user.strip():
         raise ConfigError("--user must not be empty.")
     scope = None if permissions is None else [_permission(name) for name in permissions]

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
-from cli.database import opened
 from config.errors import ConfigError
 from config.settings import Settings, load
 from gateway.auth.base import MAX_USER
 from gateway.database import allowances
+from gateway.database.migrate import opened
 
 
 def limit(data: Path | None, user: str, wanted: Mapping[str, int | None], *, reset: bool) -> dict[str, int]:
@@ -25,7 +25,7 @@ def limit(data: Path | None, user: str, wanted: Mapping[str, int | None], *, res
     """
     if not 0 < len(user) <= MAX_USER or "\x00" in user:
         raise ConfigError(f"A user id has 1 to {MAX_USER} characters.")
-    settings = load() if data is None else load(data_dir=data)
+    settings = load(data_dir=data)
     own = asyncio.run(_change(settings, user, wanted, reset=reset))
     return {name: own.get(name, int(getattr(settings.limits, name))) for name in wanted}
 

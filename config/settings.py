@@ -342,7 +342,7 @@ def config_path() -> Path:
 
 
 def load(**overrides: object) -> Settings:
-    """Read the settings; `overrides` (from command-line options) win over everything.
+    """Read the settings; `overrides` (from command-line options) win over everything, but for those that are None.
 
     Raises:
         ConfigError: names each wrong key with what it accepts, never its value.
@@ -351,7 +351,7 @@ def load(**overrides: object) -> Settings:
     _refuse_unknown_variables()
     try:
         path.open("rb").close()
-        return Settings(**overrides)  # type: ignore[arg-type]
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
     except OSError as error:
         raise ConfigError(
             f"Cannot read the settings file {path}: {error.strerror}.",

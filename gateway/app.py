@@ -7,7 +7,6 @@ from functools import partial
 
 import dramatiq
 from aiohttp import web
-from sqlalchemy.exc import SQLAlchemyError
 
 from config.catalogue import Catalogue
 from config.settings import Settings
@@ -18,10 +17,9 @@ from gateway.auth.local import deployment_key
 from gateway.auth.tokens import Tokens
 from gateway.cache import Cache
 from gateway.context import GATEWAY, Gateway
-from gateway.database import migrate
 from gateway.database.engine import Database
+from gateway.database.migrate import opened
 from gateway.dispatcher import Dispatcher
-from gateway.errors import DatabaseError
 from gateway.feeds import Feeds
 from gateway.files.signed import SignedUrls
 from gateway.hls import StreamTokens
@@ -67,18 +65,18 @@ def create_app(
     _add_routes(app, api="api" in settings.gateway.roles)
 
     async def life(app: web.Application) -> AsyncIterator[None]:
-        gateway = await _open(settings, store, catalogue, subscribe)
-        app[GATEWAY] = gateway
-        roles = Roles(_roles(gateway, broker, subscribe), gateway.metrics)
-        roles.start()
-        yield
-        await roles.stop()
-        await gateway.control.close()
-        await gateway.media.close()
-        await gateway.authenticator.close()
-        await gateway.limiter.close()
-        await gateway.cache.close()
-        await gateway.database.close()
+        async with opened(settings) as database:
+            gateway = _open(settings, database, store, catalogue, subscribe)
+            app[GATEWAY] = gateway
+            roles = Roles(_roles(gateway, broker, subscribe), gateway.metrics)
+            roles.start()
+            yield
+            await roles.stop()
+            await gateway.control.close()
+            await gateway.media.close()
+            await gateway.authenticator.close()
+            await gateway.limiter.close()
+            await gateway.cache.close()
 
     async def dismiss(app: web.Application) -> None:
         app[GATEWAY].feeds.close()
@@ -103,10 +101,14 @@ def _add_routes(app: web.Application, *, api: bool) -> None:
                 web.RouteDef(route.method, BASE_PATH + route.path, route.handler, route.kwargs).register(app.router)
 
 
-async def _open(
-    settings: Settings, store: ObjectStore, catalogue: Catalogue, subscribe: Callable[[], EventSubscriber]
+def _open(
+    settings: Settings,
+    database: Database,
+    store: ObjectStore,
+    catalogue: Catalogue,
+    subscribe: Callable[[], EventSubscriber],
 ) -> Gateway:
-    database, metrics, authenticator = await _migrated(settings), Metrics(), open_authenticator(settings)
+    metrics, authenticator = Metrics(), open_authenticator(settings)
     redis = settings.redis.url.get_secret_value()
     news, feeds = News(database), Feeds(database)
     news.subscribe(feeds.tell)
@@ -135,16 +137,6 @@ async def _open(
         inspector=Inspector(settings.files, database, store),
         control=subscribe(),
     )
-
-
-async def _migrated(settings: Settings) -> Database:
-    database = Database(settings.database_url)
-    try:
-        await migrate.upgrade(database)
-    except (OSError, SQLAlchemyError) as error:
-        await database.close()
-        raise DatabaseError from error
-    return database
 
 
 def _roles(gateway: Gateway, broker: dramatiq.Broker, subscribe: Callable[[], EventSubscriber]) -> dict[str, Role]:

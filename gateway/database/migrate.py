@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
+from config.settings import Settings
 from gateway.database.engine import Database
+from gateway.errors import DatabaseError
 
 LOCK = 1
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Database]:
+    """The deployment's database for the block, with the newest schema.
+
+    Raises:
+        DatabaseError: it cannot be used, at the beginning or later.
+    """
+    database = Database(settings.database_url)
+    try:
+        await upgrade(database)
+        yield database
+    except (OSError, SQLAlchemyError) as error:
+        raise DatabaseError from error
+    finally:
+        await database.close()
 
 
 async def upgrade(database: Database, revision: str = "head") -> None:

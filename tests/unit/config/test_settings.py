@@ -37,6 +37,11 @@ def refusal(**overrides: object) -> str:
     return text
 
 
+def test_an_option_that_was_not_given_overrides_nothing(toml, tmp_path):
+    toml(f'data_dir = "{tmp_path}"')
+    assert load(data_dir=None).data_dir == tmp_path
+
+
 def test_the_shipped_shapes_load(monkeypatch):
     assert load().embedded
     monkeypatch.setenv("T2M_CONFIG", "production")
