@@ -2,8 +2,10 @@
 
 import argparse
 import logging
+import shutil
 import signal
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,7 +14,7 @@ from diffusers import AutoencoderKLWan
 
 from models.tiny import architecture
 from models.tiny.training import export, full_sequence, state, together
-from models.tiny.training import vae as autoencoder_training
+from models.tiny.training import vae as autoencoder
 from models.tiny.training.denoiser import Model, Trainer
 from models.tiny.training.latents import STILL_SEED, Cache
 from models.tiny.training.restore import restore
@@ -25,7 +27,7 @@ CLIPS = 6000
 
 def frozen() -> AutoencoderKLWan:
     """The trained autoencoder, running over whole sequences."""
-    saved = state.load(state.folder() / "vae.pt") or {}
+    saved = state.load(autoencoder.checkpoint()) or {}
     return full_sequence.as_full_sequence(export.plain_vae(saved["average"], [], []))
 
 
@@ -49,34 +51,77 @@ def fill(most_stills: int, most_clips: int) -> None:
     clips.grow(vae, most_clips)
 
 
-def work(rank: int, options: argparse.Namespace, meeting: str) -> None:
+def improve_autoencoder(rank: int, options: argparse.Namespace, meeting: str) -> None:
+    """One of the processes that train the autoencoder."""
+    meet(rank, options, meeting)
+    autoencoder.Trainer(rank).train(options.vae_minutes)
+
+
+def improve_denoiser(rank: int, options: argparse.Namespace, meeting: str) -> None:
     """One of the processes that train the denoiser."""
-    torch.set_num_threads(1)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    together.join(rank, options.workers, meeting)
+    meet(rank, options, meeting)
     Trainer(*caches(), rank, options.compile).train(options.minutes, options.stills_minutes)
 
 
+def meet(rank: int, options: argparse.Namespace, meeting: str) -> None:
+    """Join the other processes, each on a core of its own."""
+    torch.set_num_threads(1)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    together.join(rank, options.workers, meeting)
+
+
+def side_by_side(work: Callable[[int, argparse.Namespace, str], None], options: argparse.Namespace) -> None:
+    """Run `work` in as many processes as there are workers, to their end; a SIGTERM is passed on to them.
+
+    Raises:
+        SystemExit: one of them failed.
+    """
+    start = mp.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = str(Path(folder) / "meeting")
+        workers = [start.Process(target=work, args=(rank, options, meeting)) for rank in range(options.workers)]
+        for worker in workers:
+            worker.start()
+        signal.signal(signal.SIGTERM, lambda *_: [worker.terminate() for worker in workers])
+        for worker in workers:
+            worker.join()
+    if any(worker.exitcode not in (0, -signal.SIGTERM) for worker in workers):
+        raise SystemExit("a training process failed; its last checkpoint is kept")
+
+
+def train_autoencoder(options: argparse.Namespace) -> None:
+    """Train it up to its minutes; what was encoded by the one before is encoded anew.
+
+    Raises:
+        SystemExit: it was stopped before.
+    """
+    if trained_minutes() >= options.vae_minutes:
+        return
+    for old in ("stills", "latents"):
+        shutil.rmtree(state.folder() / old, ignore_errors=True)
+    (state.folder() / "statistics.pt").unlink(missing_ok=True)
+    side_by_side(improve_autoencoder, options)
+    if trained_minutes() < options.vae_minutes:
+        raise SystemExit("stopped while the autoencoder was trained; start again to go on")
+
+
+def trained_minutes() -> float:
+    """Wall clock that the autoencoder was trained for."""
+    saved = state.load(autoencoder.checkpoint())
+    return 0.0 if saved is None else float(saved["spent_s"]) / 60
+
+
 def train_denoiser(options: argparse.Namespace) -> None:
-    """Encode what is missing and train, in `workers` processes and one more that encodes clips."""
+    """Encode what is missing and train, while one more process encodes clips."""
     vae, (stills, clips) = frozen(), caches()
     stills.grow(vae, min(FIRST_STILLS, options.stills))
     if not (state.folder() / "statistics.pt").exists():
         clips.grow(vae, FIRST_CLIPS)
         measure_latents(clips)
-    start = mp.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder:
-        filler = start.Process(target=fill, args=(options.stills, options.clips), daemon=True)
-        meeting = str(Path(folder) / "meeting")
-        workers = [start.Process(target=work, args=(rank, options, meeting)) for rank in range(options.workers)]
-        for process in (filler, *workers):
-            process.start()
-        signal.signal(signal.SIGTERM, lambda *_: [worker.terminate() for worker in workers])
-        for worker in workers:
-            worker.join()
-        filler.terminate()
-    if any(worker.exitcode not in (0, -signal.SIGTERM) for worker in workers):
-        raise SystemExit("a training process failed; its last checkpoint is kept")
+    filler = mp.get_context("spawn").Process(target=fill, args=(options.stills, options.clips), daemon=True)
+    filler.start()
+    side_by_side(improve_denoiser, options)
+    filler.terminate()
 
 
 def export_best(target: Path = export.WEIGHTS) -> None:
@@ -87,9 +132,9 @@ def export_best(target: Path = export.WEIGHTS) -> None:
         raise SystemExit(f"nothing to export: {folder} has no checkpoint of the denoiser yet")
     model = Model()
     model.load_state_dict(saved["average"])
-    autoencoder = state.load(folder / "vae.pt") or {}
-    vae = export.plain_vae(autoencoder["average"], found["mean"], found["std"])
-    trained = export.Trained(autoencoder["step"], autoencoder["spent_s"], saved["step"], saved["spent_s"])
+    encoder = state.load(autoencoder.checkpoint()) or {}
+    vae = export.plain_vae(encoder["average"], found["mean"], found["std"])
+    trained = export.Trained(encoder["step"], encoder["spent_s"], saved["step"], saved["spent_s"])
     export.export(vae, model.denoiser, model.text_encoder, trained, target)
 
 
@@ -102,8 +147,10 @@ def random_pipeline() -> None:
 def main(arguments: list[str] | None = None) -> Path:
     """Train both parts, each for its minutes of wall clock in all, and export the weights."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--vae-minutes", type=float, default=90, help="wall clock for the autoencoder (default 90)")
-    parser.add_argument("--minutes", type=float, default=360, help="wall clock for the denoiser (default 360)")
+    parser.add_argument(
+        "--vae-minutes", type=float, default=90, help="wall clock for the autoencoder in all (default 90)"
+    )
+    parser.add_argument("--minutes", type=float, default=360, help="wall clock for the denoiser in all (default 360)")
     parser.add_argument("--stills-minutes", type=float, default=45, help="of those, the first on stills (default 45)")
     parser.add_argument("--clips", type=int, default=CLIPS, help=f"clips to encode (default {CLIPS})")
     parser.add_argument("--workers", type=int, default=2, help="processes that train, one core each (default 2)")
@@ -122,8 +169,7 @@ def main(arguments: list[str] | None = None) -> Path:
     if options.from_weights:
         restore(options.from_weights)
     if not options.only_export:
-        if not (state.folder() / "denoiser.pt").exists():  # which knows the latents of this encoder alone
-            autoencoder_training.train(options.vae_minutes)
+        train_autoencoder(options)
         train_denoiser(options)
     export_best(options.export)
     return Path(options.export)

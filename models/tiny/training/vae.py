@@ -5,7 +5,8 @@ all starts. Latents get a little fixed noise and a weak penalty on their size, w
 denoiser; the encoder's own variance is not used.
 """
 
-import logging
+import math
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from models.tiny import architecture
-from models.tiny.training import full_sequence, precision, state
+from models.tiny.training import full_sequence, precision, state, together
 from models.tiny.training.data.clips import clip
 from models.tiny.training.optimise import Average, Optimizers, schedule
 
@@ -25,9 +26,14 @@ SIZE_PENALTY = 1e-3
 MUON_LR = 2e-3
 ADAMW_LR = 8e-4
 LEAST_FAR = 0.002  # in [-1, 1] units: what is even but for noise has no salient parts
-LONG_EVERY = 3  # every third step sees one clip of 33 frames instead of two of 17
+LONG_EVERY = 5  # steps, the last of which sees clips of 33 frames instead of 17
 UNSEEN_SEED = 900_000_000  # clips from here on are never trained on
 TRAIN_SEED = 10_000_000
+
+
+def checkpoint() -> Path:
+    """Where the state of the training is kept."""
+    return state.folder() / "vae.pt"
 
 
 def to_tensor(frames: np.ndarray) -> Tensor:
@@ -35,11 +41,10 @@ def to_tensor(frames: np.ndarray) -> Tensor:
     return torch.from_numpy(frames).permute(3, 0, 1, 2).float().div_(127.5).sub_(1)
 
 
-def batch(step: int) -> Tensor:
-    """The training batch of a step: two clips of 17 frames, or at every third step one of 33."""
-    long = step % LONG_EVERY == LONG_EVERY - 1
-    seeds = [TRAIN_SEED + 2 * step + index for index in range(1 if long else 2)]
-    return torch.stack([to_tensor(clip(seed, frames=33 if long else 17).frames) for seed in seeds])
+def batch(step: int, rank: int) -> Tensor:
+    """What a process sees in a step: a clip of 17 frames, or now and then one of 33."""
+    frames = 33 if step % LONG_EVERY == LONG_EVERY - 1 else 17
+    return to_tensor(clip(TRAIN_SEED + 2 * step + rank, frames=frames).frames)[None]
 
 
 def psnr(vae: AutoencoderKLWan, count: int = 24, frames: int = 17) -> tuple[float, dict[str, float]]:
@@ -98,56 +103,74 @@ def split(model: torch.nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.
     return muon, adamw
 
 
-def train(minutes: float, name: str = "vae", muon: bool = True, save_every_s: float = 120, **changes: Any) -> Path:
-    """Train for `minutes` of wall clock in all, going on from the last checkpoint. Returns the checkpoint's path."""
-    path = state.folder() / f"{name}.pt"
-    log = state.Log(state.folder() / f"{name}.csv")
-    torch.manual_seed(1)
-    vae = full_sequence.as_full_sequence(architecture.new_vae(**changes))
-    kernels_last(vae)
-    average = Average(vae, 0.997)
-    inner, rest = split(vae)
-    optimizers = Optimizers(inner, rest, MUON_LR, ADAMW_LR) if muon else Optimizers([], inner + rest, 0, ADAMW_LR)
-    step, spent = 0, 0.0
-    if saved := state.load(path):
-        vae.load_state_dict(saved["model"])
-        average.model.load_state_dict(saved["average"])
-        if "optimizers" in saved:
-            optimizers.load_state_dict(saved["optimizers"])
-        step, spent, average.count = saved["step"], saved["spent_s"], saved["step"]
-    if spent >= minutes * 60:
-        return path
-    full_sequence.as_full_sequence(average.model)
-    generator = torch.Generator().manual_seed(step)
-    last, saved_at, total, seen = time.monotonic(), spent, 0.0, 0
+class Trainer:
+    """State of one training run, its steps and its checkpoints; process `rank` of those that joined."""
 
-    def keep() -> None:
-        content = {"model": vae.state_dict(), "average": average.model.state_dict(), "changes": changes}
-        state.save(path, {**content, "optimizers": optimizers.state_dict(), "step": step, "spent_s": spent})
+    def __init__(self, rank: int = 0) -> None:
+        torch.manual_seed(1)
+        self.rank, self.log = rank, state.Log(state.folder() / "vae.csv")
+        self.vae = full_sequence.as_full_sequence(architecture.new_vae())
+        kernels_last(self.vae)
+        self.average = Average(self.vae, 0.997)
+        self.optimizers = Optimizers(*split(self.vae), MUON_LR, ADAMW_LR)
+        self.step, self.spent_s = 0, 0.0
+        if saved := state.load(checkpoint()):
+            self.vae.load_state_dict(saved["model"])
+            self.average.model.load_state_dict(saved["average"])
+            if "optimizers" in saved:
+                self.optimizers.load_state_dict(saved["optimizers"])
+            self.step, self.spent_s, self.average.count = saved["step"], saved["spent_s"], saved["step"]
+        full_sequence.as_full_sequence(self.average.model)
 
-    while spent < minutes * 60:
-        clips = batch(step).contiguous(memory_format=torch.channels_last_3d)
-        loss, mse = loss_of(vae, clips, generator)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch
-        norm = torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        if torch.isfinite(norm):
-            optimizers.step(schedule(spent / (minutes * 60), step))
-            average.update(vae)
+    def save(self) -> None:
+        """Write the checkpoint."""
+        content: dict[str, Any] = {"model": self.vae.state_dict(), "average": self.average.model.state_dict()}
+        content |= {"optimizers": self.optimizers.state_dict(), "step": self.step, "spent_s": self.spent_s}
+        state.save(checkpoint(), content)
+
+    def train(self, minutes: float, save_every_s: float = 120) -> None:
+        """Train for `minutes` of wall clock in all.
+
+        A SIGTERM to any process ends the training after the step it is in, with its checkpoint written.
+        """
+        generator = torch.Generator().manual_seed(self.step * 64 + self.rank)
+        last, kept_at, errors = time.monotonic(), self.spent_s, list[float]()
+        stopped: list[int] = []
+        signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+        while self.spent_s < minutes * 60:
+            clips = batch(self.step, self.rank).contiguous(memory_format=torch.channels_last_3d)
+            loss, mse = loss_of(self.vae, clips, generator)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch
+            now = time.monotonic()
+            spent_s, last = self.spent_s + now - last, now
+            error, self.spent_s, stops = together.average(self.vae, [mse.item(), spent_s, float(len(stopped))])
+            norm = self._update(self.spent_s / (minutes * 60))
+            errors.append(error)
+            if self.step % 50 == 0:
+                together.align(self.vae)
+                if self.rank == 0:
+                    self._report(float(np.mean(errors)), norm)
+                errors = []
+            if stops > 0:
+                break
+            if self.rank == 0 and self.spent_s - kept_at > save_every_s:
+                self.save()
+                kept_at = self.spent_s
+        if self.rank == 0:
+            self.save()
+
+    def _update(self, done: float) -> float:
+        """Step along the gradients at the part `done` (0..1) of the time; returns their norm."""
+        norm = float(torch.nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0))
+        if math.isfinite(norm):
+            self.optimizers.step(schedule(done, self.step))
+            self.average.update(self.vae)
         else:
-            vae.zero_grad(set_to_none=True)
-        step += 1
-        total, seen = total + mse.item(), seen + 1
-        now = time.monotonic()
-        spent, last = spent + now - last, now
-        if step % 50 == 0:
-            train_db = -10 * float(np.log10(total / seen / 4))
-            unseen = psnr(average.model)[0] if step % 300 == 0 else 0.0
-            log.row(step=step, spent_s=spent, train_psnr=train_db, unseen_psnr=unseen, grad_norm=float(norm))
-            total, seen = 0.0, 0
-        if spent - saved_at > save_every_s:
-            keep()
-            saved_at = spent
-    keep()
-    value, kinds = psnr(average.model, 64)
-    logging.info("unseen clips, dB: %.2f %s", value, kinds)
-    return path
+            self.vae.zero_grad(set_to_none=True)
+        self.step += 1
+        return norm
+
+    def _report(self, error: float, norm: float) -> None:
+        train_db = -10 * math.log10(error / 4)
+        unseen_db = psnr(self.average.model)[0] if self.step % 300 == 0 else 0.0
+        self.log.row(step=self.step, spent_s=self.spent_s, train_psnr=train_db, unseen_psnr=unseen_db, grad_norm=norm)

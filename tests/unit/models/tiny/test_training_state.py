@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,30 @@ def test_half_precision_only_where_the_cpu_has_it(fast: bool, monkeypatch: pytes
     with precision.autocast():
         made = torch.ones(2, 2) @ torch.ones(2, 2)
     assert made.dtype == precision.matrices() == (torch.bfloat16 if fast else torch.float32)
+
+
+def test_an_autoencoder_that_had_its_minutes_is_frozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("T2M_TRAIN_DIR", str(tmp_path))
+    state.save(tmp_path / "vae.pt", {"step": 5, "spent_s": 90 * 60.0})
+    encoded = tmp_path / "stills" / "000000.pt"
+    encoded.parent.mkdir()
+    encoded.touch()
+    run.train_autoencoder(Namespace(vae_minutes=90.0, workers=1))
+    assert encoded.exists()
+    assert state.load(tmp_path / "vae.pt") == {"step": 5, "spent_s": 90 * 60.0}
+
+
+@pytest.mark.long
+def test_with_another_autoencoder_all_is_encoded_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("T2M_TRAIN_DIR", str(tmp_path))
+    restore(export.WEIGHTS)
+    encoded = tmp_path / "stills" / "000000.pt"
+    encoded.parent.mkdir()
+    encoded.touch()
+    before = state.load(tmp_path / "vae.pt") or {}
+    run.train_autoencoder(Namespace(vae_minutes=run.trained_minutes() + 0.02, workers=2))
+    after = state.load(tmp_path / "vae.pt") or {}
+    assert after["step"] > before["step"]
+    assert any((after["model"][name] != before["model"][name]).any() for name in before["model"])
+    assert not encoded.exists()
+    assert not (tmp_path / "statistics.pt").exists()
