@@ -80,9 +80,12 @@ def percent(stage: Stage, fraction: float) -> float:
 
 
 class Word(BaseModel):
-    """Base of all messages and records."""
+    """Base of all messages and records.
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    Of the texts in them only keys are kept to be met again: ids, times and digests never are.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", cache_strings="keys")
 
     version: Version = 1
 
