@@ -4,6 +4,7 @@ Nothing here was trained.
 """
 
 import ctypes
+import gc
 import multiprocessing
 from collections import deque
 from collections.abc import Callable
@@ -97,6 +98,7 @@ def speed_kept(clip: Film) -> float:
 
 def peak_bytes(work: Callable[[], object]) -> int:
     """How far memory rises at the most during `work` (Linux)."""
+    gc.collect()  # what went before must not be freed meanwhile
     Path("/proc/self/clear_refs").write_text("5")
     before = _resident()[0]
     work()
