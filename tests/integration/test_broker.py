@@ -119,7 +119,7 @@ def test_a_busy_worker_hoards_nothing(broker):
 
     def hold(word: str) -> None:
         started.append(word)
-        release.wait(60)
+        release.wait(120)
 
     work = actor(broker, hold)
     with working(broker) as first:

@@ -68,7 +68,7 @@ def test_workers_of_several_queue_classes_share_one_broker():
 
     def render() -> None:
         rendering.set()
-        release.wait(60)
+        release.wait(120)
 
     render_actor = dramatiq.actor(render, broker=broker, queue_name="render.tiny")
     encode_actor = dramatiq.actor(encoded.set, broker=broker, actor_name="encode", queue_name="encode")
