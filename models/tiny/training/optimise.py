@@ -108,12 +108,6 @@ class Average:
             mine.lerp_(theirs, 1 - decay)
 
 
-def schedule(done: float, step: int, warmup_steps: int = 60, floor: float = 0.02) -> float:
-    """Scale of the learning rate: a linear start, then a cosine over the part `done` (0..1) of the time given."""
-    cosine = 0.5 * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0)))
-    return min(1.0, (step + 1) / warmup_steps) * (floor + (1 - floor) * cosine)
-
-
 def plateau(done: float, step: int, warmup_steps: int = 60, last: float = 0.25, floor: float = 0.03) -> float:
     """Scale of the learning rate: a linear start, all of it, then a straight fall over the `last` part of the time.
 

@@ -54,7 +54,7 @@ def fill(most_stills: int, most_clips: int) -> None:
 def improve_autoencoder(rank: int, options: argparse.Namespace, meeting: str) -> None:
     """One of the processes that train the autoencoder."""
     meet(rank, options, meeting)
-    autoencoder.Trainer(rank).train(options.vae_minutes)
+    autoencoder.Trainer(rank, options.compile).train(options.vae_minutes)
 
 
 def improve_denoiser(rank: int, options: argparse.Namespace, meeting: str) -> None:

@@ -1,7 +1,8 @@
 """Train the autoencoder on clips drawn on the fly, then measure it and the spread of its latents.
 
-The schedule runs by wall clock, since the cores it trains on are shared: `minutes` is the time spent training over
-all starts. Latents get a little fixed noise and a weak penalty on their size, which keeps them smooth for the
+Two steps of three see stills, many at once: a clip of 17 frames costs twice as much as 16 stills, and its frames are
+much alike. The third sees a clip, now and then a longer one. The schedule runs by wall clock, since the cores it
+trains on are shared: `minutes` is the time spent training over all starts. Latents get a little fixed noise and a weak penalty on their size, which keeps them smooth for the
 denoiser; the encoder's own variance is not used.
 """
 
@@ -19,14 +20,16 @@ from torch import Tensor
 from models.tiny import architecture
 from models.tiny.training import full_sequence, precision, state, together
 from models.tiny.training.data.clips import clip
-from models.tiny.training.optimise import Average, Optimizers, schedule
+from models.tiny.training.optimise import Average, Optimizers, plateau
 
 LATENT_NOISE = 0.1
 SIZE_PENALTY = 1e-3
 MUON_LR = 2e-3
 ADAMW_LR = 8e-4
 LEAST_FAR = 0.002  # in [-1, 1] units: what is even but for noise has no salient parts
-LONG_EVERY = 5  # steps, the last of which sees clips of 33 frames instead of 17
+STILLS = 16  # in a step of one process
+CLIP_EVERY = 3  # steps, the last of which sees a clip of 17 frames instead of stills
+LONG_EVERY = 15  # steps, the last of which sees one of 33 frames
 UNSEEN_SEED = 900_000_000  # clips from here on are never trained on
 TRAIN_SEED = 10_000_000
 
@@ -42,9 +45,11 @@ def to_tensor(frames: np.ndarray) -> Tensor:
 
 
 def batch(step: int, rank: int) -> Tensor:
-    """What a process sees in a step: a clip of 17 frames, or now and then one of 33."""
-    frames = 33 if step % LONG_EVERY == LONG_EVERY - 1 else 17
-    return to_tensor(clip(TRAIN_SEED + 2 * step + rank, frames=frames).frames)[None]
+    """What a process sees in a step: (count, 3, frames, height, width), stills or a clip."""
+    last = (step % LONG_EVERY == LONG_EVERY - 1, step % CLIP_EVERY == CLIP_EVERY - 1)
+    frames, count = {(True, True): (33, 1), (False, True): (17, 1)}.get(last, (1, STILLS))
+    first = TRAIN_SEED + (2 * step + rank) * STILLS
+    return torch.stack([to_tensor(clip(first + index, frames=frames).frames) for index in range(count)])
 
 
 def psnr(vae: AutoencoderKLWan, count: int = 24, frames: int = 17) -> tuple[float, dict[str, float]]:
@@ -106,7 +111,7 @@ def split(model: torch.nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.
 class Trainer:
     """State of one training run, its steps and its checkpoints; process `rank` of those that joined."""
 
-    def __init__(self, rank: int = 0) -> None:
+    def __init__(self, rank: int = 0, compiled: bool = True) -> None:
         torch.manual_seed(1)
         self.rank, self.log = rank, state.Log(state.folder() / "vae.csv")
         self.vae = full_sequence.as_full_sequence(architecture.new_vae())
@@ -121,6 +126,9 @@ class Trainer:
                 self.optimizers.load_state_dict(saved["optimizers"])
             self.step, self.spent_s, self.average.count = saved["step"], saved["spent_s"], saved["step"]
         full_sequence.as_full_sequence(self.average.model)
+        if compiled:
+            self.vae.encoder.compile(dynamic=False)
+            self.vae.decoder.compile(dynamic=False)
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -163,7 +171,7 @@ class Trainer:
         """Step along the gradients at the part `done` (0..1) of the time; returns their norm."""
         norm = float(torch.nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0))
         if math.isfinite(norm):
-            self.optimizers.step(schedule(done, self.step))
+            self.optimizers.step(plateau(done, self.step))
             self.average.update(self.vae)
         else:
             self.vae.zero_grad(set_to_none=True)

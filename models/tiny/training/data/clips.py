@@ -98,7 +98,7 @@ def usual_start(spec: Spec, rng: Rng, whole_s: float) -> float:
     """A phase at which the subject is in view for the whole clip."""
     if spec.kind == "shape":
         middle = (FRAMES - 1) / FPS / whole_s / 2
-        slack = max(0.0, 0.5 - middle - 0.17)
+        slack = max(0.0, 0.5 - middle - 0.2)
         return 0.5 - middle + float(rng.uniform(-slack, slack))
     if spec.kind in ("sunset", "sunrise"):
         return float(rng.uniform(0.03, 0.62))

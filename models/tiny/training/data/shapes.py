@@ -20,10 +20,10 @@ COLOUR_CODES = {
     "pink": "ff6fb5",
     "white": "ffffff",
 }
-RADII = {"small": 7.0, "medium": 10.0, "large": 14.0}  # pixels
+RADII = {"small": 9.0, "medium": 13.0, "large": 17.0}  # pixels
 CYCLE_S = {"slow": 12.0, "normal": 7.0, "fast": 4.5}  # seconds for the whole path, off-screen part included
 ASIDE = 7.0  # pixels that a path may lie above or below the middle; twice that to its left or right
-MARGIN = 14.0  # pixels beyond the frame before a shape comes back on the other side
+MARGIN = 20.0  # pixels beyond the frame before a shape comes back on the other side
 
 
 def _polygon(dx: Array, dy: Array, points: Array) -> Array:
@@ -102,10 +102,11 @@ def ball_clip(spec: Spec, rng: Rng, t: Array, phase: Array) -> Array:
     radius = RADII[spec.size] * 0.85
     floor = rng.uniform(52, 58)
     beat = np.mod(t / rng.uniform(1.0, 1.3) + rng.uniform(0, 1), 1.0)
-    height = 4 * beat * (1 - beat) * rng.uniform(24, 34)
+    top = (floor - 2 * radius) * rng.uniform(0.6, 0.95)
+    height = 4 * beat * (1 - beat) * top
     x = np.full_like(t, rng.uniform(30, WIDTH - 30))
     y = floor - radius - height
-    near = 1 - height / 40
+    near = 1 - height / (1.2 * top)
     spot = np.exp(-((X - x) ** 2) / (2 * (radius * 0.9) ** 2) - (Y - floor) ** 2 / (2 * 2.2**2)) * 0.45 * near
     image = mix(image, image * 0.2, spot.astype(np.float32))
     return paint(image, "circle", rgb(COLOUR_CODES[spec.colour]), x, y, radius, shadow=0.0)
