@@ -17,6 +17,7 @@ from config.catalogue import Catalogue
 from config.settings import Settings
 from gateway.app import create_app
 from gateway.errors import AddressError
+from pipeline import heap
 from pipeline.broker import open_broker
 from pipeline.bus.factory import open_subscriber
 from pipeline.store.factory import open_store
@@ -30,6 +31,8 @@ IDLE_S = 75.0
 
 THREADS = 16
 """Calls that may wait for the store at a time, uploads apart. How many asyncio would allow depends on the cores."""
+
+TRIM_EVERY_S = 30.0
 
 Ready = Callable[[str], None]
 
@@ -58,6 +61,7 @@ def run_gateway(settings: Settings, catalogue: Catalogue, ready: Ready | None = 
         T2MError: a setting is wrong, the store does not honour conditional writes, the database cannot be used or the
             address is taken; says which.
     """
+    heap.share_heap()
     store, broker = open_store(settings), open_broker(settings)
     store.probe()
     app = create_app(
@@ -83,13 +87,21 @@ async def _serve(app: web.Application, settings: Settings, ready: Ready | None) 
     server_logger.addFilter(UNREADABLE)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=GRACE_S, keepalive_timeout=IDLE_S)
     await runner.setup()
+    tidying = asyncio.create_task(_tidy())
     try:
         url = await _listen(runner, settings)
         if ready is not None:
             ready(url)
         await stop.wait()
     finally:
+        tidying.cancel()
         await runner.cleanup()
+
+
+async def _tidy() -> None:
+    while True:
+        await asyncio.sleep(TRIM_EVERY_S)
+        heap.trim()
 
 
 def _threads() -> ThreadPoolExecutor:

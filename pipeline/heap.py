@@ -3,6 +3,7 @@
 glibc gives each thread a heap of its own and keeps what is freed in it. 320 posters and storyboards of short videos, in
 six threads, left 143 to 177 MB that way. With two heaps, trimmed after each run, it was 52 to 59 MB, as glibc's
 `malloc_trim` does not shrink any heap but the first from its top; with that one heap for all, 52 MB each time.
+A dispatcher that had sent 400 small jobs held 3.5 MB more than before, 2.4 of them free.
 """
 
 from __future__ import annotations
@@ -23,11 +24,16 @@ def share_heap() -> None:
         LIBRARY.mallopt(M_ARENA_MAX, HEAPS)
 
 
+def trim() -> None:
+    """Give what was freed back to the system; takes about half a millisecond."""
+    if hasattr(LIBRARY, "malloc_trim"):
+        LIBRARY.malloc_trim(0)
+
+
 @contextmanager
 def given_back() -> Iterator[None]:
-    """Give what was freed back to the system in the end; takes about half a millisecond."""
+    """Trim in the end."""
     try:
         yield
     finally:
-        if hasattr(LIBRARY, "malloc_trim"):
-            LIBRARY.malloc_trim(0)
+        trim()

@@ -11,6 +11,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.database.pieces import one_of
 from gateway.database.tables import file_accesses as accesses
 from pipeline.vocabulary import now
 
@@ -55,7 +56,7 @@ async def of_file(connection: AsyncConnection, file_id: str) -> list[Day]:
 
 async def downloads(connection: AsyncConnection, file_ids: Collection[str]) -> dict[str, int]:
     """How often files were downloaded, by id; those that never were are left out."""
-    chosen = accesses.c.file_id.in_(file_ids) & (accesses.c.kind == Kind.DOWNLOAD)
+    chosen = one_of(accesses.c.file_id, file_ids) & (accesses.c.kind == Kind.DOWNLOAD)
     query = select(accesses.c.file_id, func.sum(accesses.c.count)).where(chosen).group_by(accesses.c.file_id)
     return {row[0]: int(row[1]) for row in await connection.execute(query)}
 

@@ -9,6 +9,7 @@ from sqlalchemy import Row, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.database import blobs
+from gateway.database.pieces import one_of
 from gateway.database.tables import artifacts, jobs
 from pipeline.vocabulary import ArtifactRef, Status
 
@@ -29,7 +30,7 @@ async def of_job(connection: AsyncConnection, job_id: str) -> dict[str, Artifact
 
 async def videos(connection: AsyncConnection, job_ids: Collection[str]) -> dict[str, dict[str, ArtifactRef]]:
     """The MP4s of several jobs: job id to name to file."""
-    chosen = artifacts.c.job_id.in_(job_ids) & artifacts.c.name.like("%p.mp4")
+    chosen = one_of(artifacts.c.job_id, job_ids) & artifacts.c.name.like("%p.mp4")
     found: dict[str, dict[str, ArtifactRef]] = {}
     for row in await connection.execute(select(artifacts).where(chosen)):
         found.setdefault(row.job_id, {})[row.name] = _ref(row)

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.database.engine import Database
-from gateway.database.pieces import among
+from gateway.database.pieces import among, one_of
 from gateway.database.tables import artifacts, file_thumbnails, files, jobs, unreferenced
 
 
@@ -49,7 +49,7 @@ async def referenced(connection: AsyncConnection, keys: Collection[str]) -> set[
 
 async def tie(connection: AsyncConnection, keys: Collection[str]) -> None:
     """Something refers to them again."""
-    await connection.execute(delete(unreferenced).where(unreferenced.c.key.in_(keys)))
+    await connection.execute(delete(unreferenced).where(one_of(unreferenced.c.key, keys)))
 
 
 async def loosen(connection: AsyncConnection, sizes: Mapping[str, int], at: datetime) -> None:

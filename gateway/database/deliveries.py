@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Select, and_, case, delete, exists, func, 
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.database.pieces import one_of
 from gateway.database.tables import deliveries, delivery_attempts, webhook_secrets, webhooks
 from gateway.pagination import Page
 from gateway.webhooks.messages import WebhookEvent
@@ -194,7 +195,7 @@ async def claim(
     ids = list((await connection.execute(free)).scalars())
     if not ids:
         return []
-    await connection.execute(update(deliveries).where(deliveries.c.id.in_(ids)).values(leased_until=at + lease))
+    await connection.execute(update(deliveries).where(one_of(deliveries.c.id, ids)).values(leased_until=at + lease))
     return await _claimed(connection, ids, at)
 
 
@@ -269,7 +270,7 @@ async def _claimed(connection: AsyncConnection, ids: Sequence[str], at: datetime
         )
         .join(webhooks)
         .outerjoin(webhook_secrets, webhook_secrets.c.user_id == webhooks.c.user_id)
-        .where(deliveries.c.id.in_(ids))
+        .where(one_of(deliveries.c.id, ids))
         .order_by(deliveries.c.due_at, deliveries.c.id)
     )
     return [
@@ -370,7 +371,7 @@ async def _logged(connection: AsyncConnection, query: Select[Any]) -> list[Deliv
     rows = (await connection.execute(query)).all()
     tried = (
         select(delivery_attempts)
-        .where(delivery_attempts.c.delivery_id.in_([row.id for row in rows]))
+        .where(one_of(delivery_attempts.c.delivery_id, [row.id for row in rows]))
         .order_by(delivery_attempts.c.number)
     )
     attempts: dict[str, list[Attempt]] = {row.id: [] for row in rows}

@@ -151,7 +151,8 @@ def _engine(url: str) -> AsyncEngine:
     if make_url(url).get_backend_name() == "sqlite":
         return _sqlite(url)
     arguments = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": STATEMENT_TIMEOUT_S}
-    engine = create_async_engine(url, pool_size=CONNECTIONS, connect_args=arguments)
+    # The last used first: each connection keeps what it prepared for its statements.
+    engine = create_async_engine(url, pool_size=CONNECTIONS, pool_use_lifo=True, connect_args=arguments)
     event.listen(engine.sync_engine, "checkin", _note_use)
     event.listen(engine.sync_engine, "checkout", _check_idle)
     return engine

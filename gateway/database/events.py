@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Row, and_, func, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.database.pieces import one_of
 from gateway.database.tables import events
 from pipeline.vocabulary import Event, EventKind
 
@@ -29,7 +30,7 @@ class Entry:
 
 async def known(connection: AsyncConnection, event_ids: Collection[str]) -> set[str]:
     """Those of these ids that are stored."""
-    rows = await connection.execute(select(events.c.event_id).where(events.c.event_id.in_(event_ids)))
+    rows = await connection.execute(select(events.c.event_id).where(one_of(events.c.event_id, event_ids)))
     return set(rows.scalars())
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, select, u
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.database import blobs
-from gateway.database.pieces import among
+from gateway.database.pieces import among, one_of
 from gateway.database.tables import file_accesses, file_thumbnails, files
 from pipeline.vocabulary import ArtifactRef, now
 
@@ -131,7 +131,7 @@ async def find(connection: AsyncConnection, file_id: str, user_id: str) -> Uploa
 
 async def some(connection: AsyncConnection, file_ids: Collection[str]) -> dict[str, Upload]:
     """Files by id."""
-    rows = await connection.execute(select(files).where(files.c.id.in_(file_ids)))
+    rows = await connection.execute(select(files).where(one_of(files.c.id, file_ids)))
     return {row.id: _upload(row) for row in rows}
 
 
@@ -149,8 +149,8 @@ async def matching(connection: AsyncConnection, user_id: str, criteria: Criteria
 
 async def remove(connection: AsyncConnection, file_ids: Sequence[str]) -> None:
     """Forget some files; their blobs go when a sweep finds that nothing refers to them."""
-    await connection.execute(delete(file_accesses).where(file_accesses.c.file_id.in_(file_ids)))
-    await connection.execute(delete(files).where(files.c.id.in_(file_ids)))
+    await connection.execute(delete(file_accesses).where(one_of(file_accesses.c.file_id, file_ids)))
+    await connection.execute(delete(files).where(one_of(files.c.id, file_ids)))
 
 
 async def expired(connection: AsyncConnection, at: datetime, limit: int | None = None) -> list[str]:

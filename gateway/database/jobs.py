@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.database.pieces import among
+from gateway.database.pieces import among, one_of
 from gateway.database.tables import jobs
 from gateway.projection import Projection
 from pipeline.vocabulary import Failure, JobRequest, Stage, Status, now, percent
@@ -170,7 +170,7 @@ async def find(connection: AsyncConnection, job_id: str, user_id: str) -> Job | 
 
 async def some(connection: AsyncConnection, job_ids: Collection[str]) -> list[Job]:
     """Those jobs, in any order."""
-    return [_job(row) for row in await connection.execute(select(jobs).where(jobs.c.id.in_(job_ids)))]
+    return [_job(row) for row in await connection.execute(select(jobs).where(one_of(jobs.c.id, job_ids)))]
 
 
 async def concluded(connection: AsyncConnection, job_ids: Sequence[str]) -> set[str]:
@@ -316,12 +316,12 @@ def turns(model: str, at: datetime) -> Any:  # noqa: ANN401 - a subquery
 
 async def mark_dispatched(connection: AsyncConnection, job_ids: Collection[str]) -> None:
     """The broker has confirmed the messages of these jobs."""
-    await connection.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(dispatched_at=now()))
+    await connection.execute(update(jobs).where(one_of(jobs.c.id, job_ids)).values(dispatched_at=now()))
 
 
 async def release(connection: AsyncConnection, job_ids: Collection[str]) -> None:
     """Let claimed jobs wait again, as they could not be sent."""
-    unsent = jobs.c.id.in_(job_ids) & jobs.c.dispatched_at.is_(None)
+    unsent = one_of(jobs.c.id, job_ids) & jobs.c.dispatched_at.is_(None)
     await connection.execute(update(jobs).where(unsent).values(claimed_at=None))
 
 
@@ -337,7 +337,7 @@ async def recall(connection: AsyncConnection) -> int:
 
 async def lock(connection: AsyncConnection, job_ids: Collection[str]) -> dict[str, tuple[Projection, int]]:
     """Projection and last sequence number of those jobs that exist, locked in the order of their ids."""
-    query = select(jobs).where(jobs.c.id.in_(job_ids)).order_by(jobs.c.id).with_for_update()
+    query = select(jobs).where(one_of(jobs.c.id, job_ids)).order_by(jobs.c.id).with_for_update()
     return {row.id: (_projection(row), row.seq) for row in await connection.execute(query)}
 
 
@@ -396,12 +396,12 @@ async def unarchived(connection: AsyncConnection, since: datetime, limit: int) -
 
 async def mark_archived(connection: AsyncConnection, job_ids: Collection[str]) -> None:
     """The logs of these jobs are in the store."""
-    await connection.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(archived_at=now()))
+    await connection.execute(update(jobs).where(one_of(jobs.c.id, job_ids)).values(archived_at=now()))
 
 
 async def touch(connection: AsyncConnection, job_ids: Collection[str]) -> None:
     """These silent jobs were looked at now."""
-    await connection.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(looked_at=now()))
+    await connection.execute(update(jobs).where(one_of(jobs.c.id, job_ids)).values(looked_at=now()))
 
 
 async def lost(connection: AsyncConnection, since: datetime, models: Collection[str], limit: int) -> list[Lost]:
@@ -415,7 +415,7 @@ async def lost(connection: AsyncConnection, since: datetime, models: Collection[
 
 async def send_again(connection: AsyncConnection, job_ids: Collection[str]) -> None:
     """Let these jobs wait for a dispatcher once more."""
-    unfinished = jobs.c.id.in_(job_ids) & (jobs.c.status == Status.PROCESSING)
+    unfinished = one_of(jobs.c.id, job_ids) & (jobs.c.status == Status.PROCESSING)
     await connection.execute(update(jobs).where(unfinished).values(dispatched_at=None, claimed_at=None))
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import and_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.database.jobs import in_flight, turns
+from gateway.database.pieces import one_of
 from gateway.database.tables import events, jobs
 from pipeline.vocabulary import EventKind, JobRequest, Stage, Status, now
 
@@ -59,7 +60,7 @@ async def measured(connection: AsyncConnection, model: str, limit: int) -> list[
     query = select(events.c.job_id, events.c.stage, events.c.kind, events.c.at)
     began: dict[tuple[str, str], datetime] = {}
     seconds: dict[str, dict[Stage, float]] = {job_id: {} for job_id in requests}
-    for row in await connection.execute(query.where(events.c.job_id.in_(requests), marks).order_by(events.c.at)):
+    for row in await connection.execute(query.where(one_of(events.c.job_id, requests), marks).order_by(events.c.at)):
         key = (row.job_id, row.stage)
         if row.kind == EventKind.STARTED:
             began.setdefault(key, row.at)  # the first: a stage that was begun again took longer

@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from yarl import URL
 
+from gateway.database.pieces import one_of
 from gateway.database.tables import jobs, webhook_secrets, webhooks
 from gateway.pagination import Page
 from gateway.webhooks.messages import EVENTS
@@ -155,7 +156,7 @@ async def listening(connection: AsyncConnection, job_ids: Collection[str]) -> li
         select(webhooks.c.id, webhooks.c.events, jobs.c.id.label("of"), jobs.c.type)
         .join(jobs, jobs.c.user_id == webhooks.c.user_id)
         .where(
-            jobs.c.id.in_(job_ids),
+            one_of(jobs.c.id, job_ids),
             webhooks.c.active,
             or_(webhooks.c.job_id.is_(None), webhooks.c.job_id == jobs.c.id),
         )
