@@ -9,12 +9,13 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect, text
+from sqlalchemy import event, inspect, select, text
 from sqlalchemy.exc import StatementError
 
 from config.settings import Settings
 from gateway.database import migrate, workers
 from gateway.database.engine import Database
+from gateway.database.pieces import one_of
 from gateway.database.tables import metadata
 from pipeline.vocabulary import Heartbeat, now
 
@@ -109,3 +110,19 @@ async def test_writers_of_many_connections_wait_for_each_other(settings: Setting
         assert await workers.live(connection, now() - timedelta(minutes=1)) == {"encode": 4}
     for one in others:
         await one.close()
+
+
+async def test_few_different_statements_ask_for_any_number_of_values(database: Database) -> None:
+    await migrate.upgrade(database)
+    ids = [f"worker-{number:03}" for number in range(40)]
+    async with database.write() as connection:
+        for worker_id in ids:
+            await workers.beat(connection, Heartbeat(worker_id=worker_id, host="h", queues=("encode",), at=now()))
+    asked: set[str] = set()
+    event.listen(database.engine.sync_engine, "before_cursor_execute", lambda *about: asked.add(about[2]))
+    column = metadata.tables["workers"].c.id
+    async with database.write() as connection:
+        for count in range(len(ids) + 1):
+            rows = await connection.execute(select(column).where(one_of(column, ids[:count])).order_by(column))
+            assert list(rows.scalars()) == ids[:count]
+    assert len({statement for statement in asked if "workers" in statement}) == 8  # for 0, 1, 2, 4 … 64
