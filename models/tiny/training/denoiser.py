@@ -3,13 +3,8 @@
 First only stills, one latent each: colours, shapes and backgrounds are learnt on them for a fifth of the work. Then
 windows of five latents, with a batch of stills now and then. Mostly all latents of a window are noised alike, as the
 plain pipeline samples them; in the other batches the first one or two are given clean, with time zero for their
-tokens, and only the rest is learnt: that is how a long film goes on. The schedule runs by wall clock.
+tokens, and only the rest is learnt: that is how a long film goes on.
 """
-
-import math
-import signal
-import time
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +12,11 @@ from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnP
 from torch import Tensor, nn
 
 from models.tiny import architecture
-from models.tiny.training import precision, state, together
+from models.tiny.training import precision, state
 from models.tiny.training.data.captions import caption
 from models.tiny.training.latents import Cache, choose, normalised
-from models.tiny.training.optimise import Average, Optimizers, plateau
+from models.tiny.training.loop import Training
+from models.tiny.training.optimise import Optimizers
 
 BATCH = 16  # windows in a step of one process
 STILLS_BATCH = 64
@@ -132,36 +128,25 @@ def foreground_weights(window: Tensor, level: Tensor) -> Tensor:
     return weights / weights.mean(dim=(2, 3, 4), keepdim=True)
 
 
-class Trainer:
-    """State of one training run, its steps and its checkpoints; one of `count` equal processes."""
+class Trainer(Training[Model]):
+    """Trains the denoiser and the text encoder, for the first `stills_minutes` of wall clock on stills alone."""
 
-    def __init__(self, stills: Cache, clips: Cache, rank: int = 0, compiled: bool = True) -> None:
+    report_every = 25
+
+    def __init__(
+        self, stills: Cache, clips: Cache, stills_minutes: float, rank: int = 0, compiled: bool = True
+    ) -> None:
         torch.manual_seed(2)
-        self.path = state.folder() / "denoiser.pt"
-        self.log = state.Log(state.folder() / "denoiser.csv")
-        self.stills, self.clips, self.rank = stills, clips, rank
+        model = Model()
+        super().__init__(
+            model, Optimizers(*split(model), MUON_LR, ADAMW_LR), 0.995, state.folder() / "denoiser.pt", rank
+        )
+        self.stills, self.clips, self.stills_minutes = stills, clips, stills_minutes
         saved = state.load(state.folder() / "statistics.pt") or {}
         self.mean, self.std = saved["mean"], saved["std"]
         self.tokenizer = architecture.new_tokenizer()
-        self.model = Model()
-        self.average = Average(self.model, 0.995)
-        self.optimizers = Optimizers(*split(self.model), MUON_LR, ADAMW_LR)
-        self.step, self.spent_s = 0, 0.0
-        if saved := state.load(self.path):
-            self.model.load_state_dict(saved["model"])
-            self.average.model.load_state_dict(saved["average"])
-            if "optimizers" in saved:
-                self.optimizers.load_state_dict(saved["optimizers"])
-            self.step, self.spent_s = saved["step"], saved["spent_s"]
-            self.average.count = self.step
         if compiled:
-            self.model.denoiser.compile_repeated_blocks(fullgraph=True)
-
-    def save(self) -> None:
-        """Write the checkpoint."""
-        content: dict[str, Any] = {"model": self.model.state_dict(), "average": self.average.model.state_dict()}
-        content |= {"optimizers": self.optimizers.state_dict(), "step": self.step, "spent_s": self.spent_s}
-        state.save(self.path, content)
+            model.denoiser.compile_repeated_blocks(fullgraph=True)
 
     def batch(self, rng: np.random.Generator, still: bool, prefix: int) -> tuple[Tensor, Tensor, Tensor]:
         """Windows (batch, 32, 5 or 1, 4, 7) normalised, and their captions' tokens and masks (batch, length)."""
@@ -176,8 +161,9 @@ class Trainer:
         )
         return normalised(torch.stack(windows), self.mean, self.std), tokens.input_ids, tokens.attention_mask
 
-    def loss(self, only_stills: bool) -> Tensor:
-        """The loss of the current step's batch."""
+    def loss(self) -> tuple[Tensor, float]:
+        """The loss, twice."""
+        only_stills = self.spent_s < self.stills_minutes * 60 or not self.clips.entries
         alike = np.random.default_rng([self.step, 4])  # what all processes must agree on
         still = only_stills or bool(alike.random() < STILLS_SHARE)
         prefix = int(alike.choice([1, 2, 2])) if alike.random() < PREFIX_SHARE and not still else 0
@@ -196,43 +182,15 @@ class Trainer:
             made = self.model(noisy, times, ids, mask)
         error = (made.float() - (noise - window)).pow(2) * foreground_weights(window, sigma.view(-1, 1, 1, 1, 1))
         loss: Tensor = error[:, :, prefix:].mean()
-        return loss
+        return loss, loss.item()
 
-    def train(self, minutes: float, stills_minutes: float, save_every_s: float = 180) -> None:
-        """Train for `minutes` of wall clock in all, the first `stills_minutes` of them on stills alone.
+    def align(self) -> None:
+        """Take up what was encoded meanwhile, too."""
+        self.stills.refresh()
+        self.clips.refresh()
+        super().align()
 
-        A SIGTERM to any process ends the training after the step it is in, with its checkpoint written.
-        """
-        last, kept_at, losses = time.monotonic(), self.spent_s, list[float]()
-        stopped: list[int] = []
-        signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
-        while self.spent_s < minutes * 60:
-            loss = self.loss(self.spent_s < stills_minutes * 60 or not self.clips.entries)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch
-            now = time.monotonic()
-            spent_s, last = self.spent_s + now - last, now
-            shared = together.average(self.model, [loss.item(), spent_s, float(len(stopped))])
-            self.spent_s = shared[1]
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            if math.isfinite(norm):
-                self.optimizers.step(plateau(self.spent_s / (minutes * 60), self.step))
-                self.average.update(self.model)
-            else:
-                self.model.zero_grad(set_to_none=True)
-            self.step += 1
-            losses.append(shared[0])
-            if self.step % 25 == 0:
-                self.stills.refresh()
-                self.clips.refresh()
-                together.align(self.model)
-                if self.rank == 0:
-                    mean, clips = float(np.mean(losses)), len(self.clips.entries)
-                    self.log.row(step=self.step, spent_s=self.spent_s, loss=mean, grad_norm=float(norm), clips=clips)
-                losses = []
-            if shared[2] > 0:
-                break
-            if self.rank == 0 and self.spent_s - kept_at > save_every_s:
-                self.save()
-                kept_at = self.spent_s
-        if self.rank == 0:
-            self.save()
+    def report(self, figure: float, norm: float) -> None:
+        """Log the loss."""
+        clips = len(self.clips.entries)
+        self.log.row(step=self.step, spent_s=self.spent_s, loss=figure, grad_norm=norm, clips=clips)

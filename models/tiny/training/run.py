@@ -60,7 +60,7 @@ def improve_autoencoder(rank: int, options: argparse.Namespace, meeting: str) ->
 def improve_denoiser(rank: int, options: argparse.Namespace, meeting: str) -> None:
     """One of the processes that train the denoiser."""
     meet(rank, options, meeting)
-    Trainer(*caches(), rank, options.compile).train(options.minutes, options.stills_minutes)
+    Trainer(*caches(), options.stills_minutes, rank, options.compile).train(options.minutes)
 
 
 def meet(rank: int, options: argparse.Namespace, meeting: str) -> None:

@@ -1,16 +1,12 @@
 """Train the autoencoder on clips drawn on the fly, then measure it and the spread of its latents.
 
 Two steps of three see stills, many at once: a clip of 17 frames costs twice as much as 16 stills, and its frames are
-much alike. The third sees a clip, now and then a longer one. The schedule runs by wall clock, since the cores it
-trains on are shared: `minutes` is the time spent training over all starts. Latents get a little fixed noise and a weak penalty on their size, which keeps them smooth for the
-denoiser; the encoder's own variance is not used.
+much alike. The third sees a clip, now and then a longer one. Latents get a little fixed noise and a weak penalty on
+their size, which keeps them smooth for the denoiser; the encoder's own variance is not used.
 """
 
 import math
-import signal
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +14,10 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from models.tiny import architecture
-from models.tiny.training import full_sequence, precision, state, together
+from models.tiny.training import full_sequence, precision, state
 from models.tiny.training.data.clips import clip
-from models.tiny.training.optimise import Average, Optimizers, plateau
+from models.tiny.training.loop import Training
+from models.tiny.training.optimise import Optimizers
 
 LATENT_NOISE = 0.1
 SIZE_PENALTY = 1e-3
@@ -108,77 +105,30 @@ def split(model: torch.nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.
     return muon, adamw
 
 
-class Trainer:
-    """State of one training run, its steps and its checkpoints; process `rank` of those that joined."""
+class Trainer(Training[AutoencoderKLWan]):
+    """Trains the autoencoder."""
+
+    report_every = 50
 
     def __init__(self, rank: int = 0, compiled: bool = True) -> None:
         torch.manual_seed(1)
-        self.rank, self.log = rank, state.Log(state.folder() / "vae.csv")
-        self.vae = full_sequence.as_full_sequence(architecture.new_vae())
-        kernels_last(self.vae)
-        self.average = Average(self.vae, 0.997)
-        self.optimizers = Optimizers(*split(self.vae), MUON_LR, ADAMW_LR)
-        self.step, self.spent_s = 0, 0.0
-        if saved := state.load(checkpoint()):
-            self.vae.load_state_dict(saved["model"])
-            self.average.model.load_state_dict(saved["average"])
-            if "optimizers" in saved:
-                self.optimizers.load_state_dict(saved["optimizers"])
-            self.step, self.spent_s, self.average.count = saved["step"], saved["spent_s"], saved["step"]
+        vae = full_sequence.as_full_sequence(architecture.new_vae())
+        kernels_last(vae)
+        super().__init__(vae, Optimizers(*split(vae), MUON_LR, ADAMW_LR), 0.997, checkpoint(), rank)
         full_sequence.as_full_sequence(self.average.model)
+        self.generator = torch.Generator().manual_seed(self.step * 64 + rank)
         if compiled:
-            self.vae.encoder.compile(dynamic=False)
-            self.vae.decoder.compile(dynamic=False)
+            vae.encoder.compile(dynamic=False)
+            vae.decoder.compile(dynamic=False)
 
-    def save(self) -> None:
-        """Write the checkpoint."""
-        content: dict[str, Any] = {"model": self.vae.state_dict(), "average": self.average.model.state_dict()}
-        content |= {"optimizers": self.optimizers.state_dict(), "step": self.step, "spent_s": self.spent_s}
-        state.save(checkpoint(), content)
+    def loss(self) -> tuple[Tensor, float]:
+        """The loss, and the mean squared error in [-1, 1] units."""
+        clips = batch(self.step, self.rank).contiguous(memory_format=torch.channels_last_3d)
+        loss, error = loss_of(self.model, clips, self.generator)
+        return loss, error.item()
 
-    def train(self, minutes: float, save_every_s: float = 120) -> None:
-        """Train for `minutes` of wall clock in all.
-
-        A SIGTERM to any process ends the training after the step it is in, with its checkpoint written.
-        """
-        generator = torch.Generator().manual_seed(self.step * 64 + self.rank)
-        last, kept_at, errors = time.monotonic(), self.spent_s, list[float]()
-        stopped: list[int] = []
-        signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
-        while self.spent_s < minutes * 60:
-            clips = batch(self.step, self.rank).contiguous(memory_format=torch.channels_last_3d)
-            loss, mse = loss_of(self.vae, clips, generator)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch
-            now = time.monotonic()
-            spent_s, last = self.spent_s + now - last, now
-            error, self.spent_s, stops = together.average(self.vae, [mse.item(), spent_s, float(len(stopped))])
-            norm = self._update(self.spent_s / (minutes * 60))
-            errors.append(error)
-            if self.step % 50 == 0:
-                together.align(self.vae)
-                if self.rank == 0:
-                    self._report(float(np.mean(errors)), norm)
-                errors = []
-            if stops > 0:
-                break
-            if self.rank == 0 and self.spent_s - kept_at > save_every_s:
-                self.save()
-                kept_at = self.spent_s
-        if self.rank == 0:
-            self.save()
-
-    def _update(self, done: float) -> float:
-        """Step along the gradients at the part `done` (0..1) of the time; returns their norm."""
-        norm = float(torch.nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0))
-        if math.isfinite(norm):
-            self.optimizers.step(plateau(done, self.step))
-            self.average.update(self.vae)
-        else:
-            self.vae.zero_grad(set_to_none=True)
-        self.step += 1
-        return norm
-
-    def _report(self, error: float, norm: float) -> None:
-        train_db = -10 * math.log10(error / 4)
+    def report(self, figure: float, norm: float) -> None:
+        """Log PSNR in dB, every 300 steps on unseen clips, too."""
+        train_db = -10 * math.log10(figure / 4)
         unseen_db = psnr(self.average.model)[0] if self.step % 300 == 0 else 0.0
         self.log.row(step=self.step, spent_s=self.spent_s, train_psnr=train_db, unseen_psnr=unseen_db, grad_norm=norm)
