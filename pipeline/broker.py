@@ -37,6 +37,7 @@ from dramatiq.middleware import Middleware, Retries, ShutdownNotifications, Time
 
 from config.errors import ConfigError
 from config.settings import Settings
+from pipeline.amqp import connecting
 from pipeline.errors import BrokerError
 from pipeline.topology import LANES
 
@@ -118,6 +119,12 @@ class RabbitBroker(RabbitmqBroker):
     def consumer_class(self) -> type[Consumer]:
         """The consumer that can also hand messages back."""
         return _RabbitConsumer
+
+    @RabbitmqBroker.connection.getter  # type: ignore[attr-defined, untyped-decorator]  # Dramatiq's deleter stays
+    def connection(self) -> pika.BlockingConnection:
+        """This thread's connection, opened where there is none. Raises `AMQPConnectionError`."""
+        with connecting():
+            return super().connection
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
         """Consume with the prefetch of the queue's lane, whatever the worker asks for."""
@@ -229,6 +236,13 @@ def explain(cause: BaseException, where: str) -> BrokerLost:
 
 
 class _RabbitConsumer(_RabbitmqConsumer):
+    def __init__(self, broker: RabbitBroker, queue_name: str, prefetch: int, timeout: int) -> None:
+        try:
+            with connecting():
+                super().__init__(broker, queue_name, prefetch, timeout)  # type: ignore[no-untyped-call]
+        except pika.exceptions.AMQPConnectionError as error:
+            raise ConnectionClosed(error) from None  # type: ignore[no-untyped-call]
+
     def nack(self, message: MessageProxy) -> None:
         if not message.options.get(HAND_BACK):
             super().nack(message)  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ import pika
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
 
+from pipeline.amqp import connecting
 from pipeline.bus.wire import routing_key
 from pipeline.errors import BrokerError
 from pipeline.topology import EVENTS_EXCHANGE, HEARTBEAT_TTL_S
@@ -66,7 +67,8 @@ class Outlet:
 
     def _open(self) -> BlockingChannel:
         if self._channel is None:
-            self._channel = pika.BlockingConnection(self._parameters).channel()
+            with connecting():
+                self._channel = pika.BlockingConnection(self._parameters).channel()
             self._channel.confirm_delivery()
         return self._channel
 
