@@ -43,8 +43,9 @@ def to_tensor(frames: np.ndarray) -> Tensor:
 
 def batch(step: int, rank: int) -> Tensor:
     """What a process sees in a step: (count, 3, frames, height, width), stills or a clip."""
-    last = (step % LONG_EVERY == LONG_EVERY - 1, step % CLIP_EVERY == CLIP_EVERY - 1)
-    frames, count = {(True, True): (33, 1), (False, True): (17, 1)}.get(last, (1, STILLS))
+    frames, count = 1, STILLS
+    if step % CLIP_EVERY == CLIP_EVERY - 1:
+        frames, count = (33 if step % LONG_EVERY == LONG_EVERY - 1 else 17), 1
     first = TRAIN_SEED + (2 * step + rank) * STILLS
     return torch.stack([to_tensor(clip(first + index, frames=frames).frames) for index in range(count)])
 
