@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,12 +11,12 @@ from typing import Any, cast
 
 from sqlalchemy import URL, Connection, CursorResult, Engine, Executable, create_engine, event, make_url, text
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
-from sqlalchemy.exc import DataError, DBAPIError, DisconnectionError
+from sqlalchemy.exc import DataError, DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, NullPool
 
 BUSY_TIMEOUT_MS = 10_000
-"""How long a writer waits for SQLite's one write lock; a transaction takes milliseconds."""
+"""How long a writer waits for another process that holds SQLite's one write lock; a transaction takes milliseconds."""
 CONNECTIONS = 10
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_S = 30
@@ -178,7 +177,11 @@ def _sqlite(url: str) -> AsyncEngine:
     database = make_url(url).database
     if database:
         Path(database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_async_engine(url, pool_size=CONNECTIONS, poolclass=AsyncAdaptedQueuePool)
+        _use_wal(make_url(url))
+    # Writers of a process wait for one connection, in turn. If each had its own and waited in SQLite, the event loop
+    # could stop at it, collecting a failed statement as garbage, while the writer it waits for needs the loop.
+    one = {"pool_size": 1, "max_overflow": 0, "poolclass": AsyncAdaptedQueuePool}
+    engine = create_async_engine(url, **one)
     event.listen(engine.sync_engine, "connect", _configure_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
@@ -200,21 +203,23 @@ def _configure_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401
         "synchronous=FULL",  # an accepted job survives a power cut
         "foreign_keys=ON",
     )
-    _use_wal(connection)
 
 
-def _use_wal(connection: Any) -> None:  # noqa: ANN401 - any DBAPI connection
-    """Let readers go on while one writes.
+def _use_wal(url: URL) -> None:
+    """Let readers go on while one writes, from now on: the mode is a property of the file.
 
     Who changes the mode of a new file does not wait for others who do so, but fails.
     """
-    for pause_s in WAL_PAUSES_S:
+    engine = create_engine(url.set(drivername="sqlite"), poolclass=NullPool)
+    for pause_s in (*WAL_PAUSES_S, None):
         try:
-            _set(connection, "journal_mode=WAL")
+            with engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
             return
-        except sqlite3.OperationalError:
+        except OperationalError:
+            if pause_s is None:
+                raise
             time.sleep(pause_s)
-    _set(connection, "journal_mode=WAL")
 
 
 def _only_read(connection: Any, _record: object) -> None:  # noqa: ANN401 - any DBAPI connection

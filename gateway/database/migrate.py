@@ -24,14 +24,15 @@ async def opened(settings: Settings) -> AsyncIterator[Database]:
     Raises:
         DatabaseError: it cannot be used, at the beginning or later.
     """
-    database = Database(settings.database_url)
     try:
-        await upgrade(database)
-        yield database
+        database = Database(settings.database_url)
+        try:
+            await upgrade(database)
+            yield database
+        finally:
+            await database.close()
     except (OSError, SQLAlchemyError) as error:
         raise DatabaseError from error
-    finally:
-        await database.close()
 
 
 async def upgrade(database: Database, revision: str = "head") -> None:
