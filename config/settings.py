@@ -143,7 +143,7 @@ class WorkerSettings(Section):
     """Metadata address that tells of a spot machine's end, such as Google's
     http://metadata.google.internal/computeMetadata/v1/instance/preempted; a notice drains the worker like SIGTERM."""
     checkpoint_s: Annotated[float, Field(ge=0)] = 30.0
-    """Denoising leaves a checkpoint when this much time has passed since the last, and `checkpoint_steps` steps."""
+    """Denoising is never this much time and `checkpoint_steps` steps ahead of a checkpoint that is kept."""
     checkpoint_steps: Annotated[int, Field(ge=1)] = 2
     lease_s: Annotated[float, Field(gt=0)] = 600.0
     """Longest time one message is held by a render, up to the end of a step; then it is handed on. Well below

@@ -2,8 +2,9 @@
 
 The head (`jobs/<id>/render/head`) is the fencing token. Taking a render up and each checkpoint change it by a
 conditional write; whoever is refused has lost the render to another worker, and stops within a step. Nobody gets
-further ahead of the last checkpoint than the next one and what is done while that one is on its way, an interval at
-most: then it waits for the store. So two live holders of one render repeat no more than that.
+further ahead of the last checkpoint that is kept than an interval: then it waits for the store. So two live holders of
+one render repeat no more than that. As checkpoints are sent a step before the interval ends, there is mostly nothing to
+wait for.
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ NAMELESS = "a worker that died at once"
 MARGIN_S = 1.0
 """What a hand-over costs besides the step and the upload."""
 SNAPSHOT = "application/octet-stream"
-FURTHEST_AHEAD = 2
-"""Intervals between the last checkpoint that is known to be kept and the step at which a render waits for the next."""
+TRIES = 6
+"""Before a render whose interval is over and that can keep no checkpoint goes on for a step, at its own risk.
+
+A store that cannot be reached is tried for 20 s each time: two minutes, by which RabbitMQ gives lost workers up.
+"""
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +46,8 @@ class Rules:
     """When a render is checkpointed and handed on.
 
     Attributes:
-        every_s, steps: a checkpoint is due when so much time has passed and so many steps are done since the last.
+        every_s, steps: an interval is over when so much time has passed and so many steps are done. No more than what
+            is done by then is lost with a worker, or done by two.
         lease_s: longest time one message is held, up to the end of a step.
     """
 
@@ -131,16 +136,21 @@ class Hold:
         now = self._clock()
         self._step_s = now - self._stepped_at
         self._denoising = done < total
-        reason = self._leaving(now) if self._denoising else ""
-        self._look_at_upload(patient=not reason and self._passed(FURTHEST_AHEAD, self._kept, now, done))
+        if self._upload is not None and self._upload.done():
+            self._wait()
+        for _ in range(TRIES):
+            reason = self._leaving() if self._denoising and not self.lost else ""
+            if reason:
+                self._leave(reason, take(), done)
+            if self._upload is None and self._due(now, done):
+                snapshot, self._offered = take(), Mark(now, done)
+                self._upload = self._uploads.submit(self._advance, snapshot, done)
+            if self._upload is None or self.lost or not self._passed(self._kept, now, done):
+                break
+            self._wait()
         self._stepped_at = self._clock()
         if self.lost:
             raise Interrupted("superseded")
-        if reason:
-            self._leave(reason, take(), done)
-        elif self._upload is None and self._passed(1, self._offered, now, done):
-            snapshot, self._offered = take(), Mark(now, done)
-            self._upload = self._uploads.submit(self._advance, snapshot, done)
 
     @property
     def denoising(self) -> bool:
@@ -238,14 +248,18 @@ class Hold:
 
     # Checkpoints
 
-    def _passed(self, intervals: int, since: Mark, now: float, done: int) -> bool:
-        rules = self._rules
-        return now - since.at >= intervals * rules.every_s and done - since.done >= intervals * rules.steps
+    def _passed(self, since: Mark, now: float, done: int) -> bool:
+        """Whether an interval has."""
+        return now - since.at >= self._rules.every_s and done - since.done >= self._rules.steps
 
-    def _leaving(self, now: float) -> str:
+    def _due(self, now: float, done: int) -> bool:
+        """Whether the interval will be over by the time the next step is done and an upload as long as the last."""
+        return self._passed(self._offered, now + max(self._step_s, self._upload_s), done + 1)
+
+    def _leaving(self) -> str:
         if self._stops.draining:
             return "drain"
-        return "lease" if now - self._taken_at >= self._rules.lease_s else ""
+        return "lease" if self._clock() - self._taken_at >= self._rules.lease_s else ""
 
     def _leave(self, reason: str, snapshot: Snapshot, done: int) -> None:
         """Keep a last checkpoint and stop.
@@ -300,12 +314,8 @@ class Hold:
         with suppress(StoreError):
             self._store.delete(key)
 
-    def _look_at_upload(self, patient: bool) -> None:
-        if self._upload is not None and (patient or self._upload.done()):
-            self._wait()
-
     def _wait(self) -> None:
-        """The end of what is under way; a checkpoint that a store was away for is due again at the next step."""
+        """The end of what is under way; a checkpoint that a store was away for is due again."""
         upload, self._upload = self._upload, None
         if upload is None:
             return

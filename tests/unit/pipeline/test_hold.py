@@ -16,7 +16,7 @@ from config.settings import Settings
 from models.contract import Interrupted
 from pipeline import keys, steps
 from pipeline.errors import StoreError
-from pipeline.hold import Hold, Rules
+from pipeline.hold import TRIES, Hold, Rules
 from pipeline.runner import Runner, TryAgain
 from pipeline.steps import Functions, Made, Work
 from pipeline.store.local import FileStore
@@ -24,7 +24,7 @@ from pipeline.vocabulary import EventKind, Head, JobRequest, Stage, StageMessage
 from tests.small_stages import SMALL, Shot, job, write
 from tests.unit.pipeline.recording import Bench, message
 
-OFTEN = Rules(every_s=0, steps=2, lease_s=600)
+OFTEN = Rules(every_s=0, steps=3, lease_s=600)
 STEPS = 10
 
 
@@ -110,7 +110,7 @@ def test_who_takes_a_render_up_goes_on_from_the_last_checkpoint(bench: Bench, re
     assert bench.jobs.record(request_.job_id, Stage.RENDER) is not None
 
 
-def test_a_checkpoint_is_kept_when_time_and_steps_have_passed(bench: Bench, request_: JobRequest):
+def test_a_checkpoint_is_kept_before_time_and_steps_have_passed(bench: Bench, request_: JobRequest):
     at = [0.0]
     uploads = ThreadPoolExecutor(1)
     hold = Hold(bench.store, message(request_), "one", Rules(30, 2, 600), bench.stops, uploads, lambda: at[0])
@@ -120,7 +120,7 @@ def test_a_checkpoint_is_kept_when_time_and_steps_have_passed(bench: Bench, requ
         at[0] += 10 if done <= 6 else 40
         hold.offer(done, 100, lambda done=done: (when.append(done), Shot(done))[1])
         uploads.submit(lambda: None).result()
-    assert when == [3, 6, 8, 10, 12]
+    assert when == [2, 4, 6, 7, 8, 9, 10, 11, 12]
 
 
 def test_a_short_render_keeps_nothing_and_leaves_nothing(bench: Bench, request_: JobRequest):
@@ -244,7 +244,7 @@ def test_a_drain_that_a_step_would_outlast_hands_back_at_once(bench: Bench, requ
         work.cancellation.check()
         raise AssertionError("went on")
 
-    runner = bench.another(SMALL | {Stage.RENDER: slow}, "one", Rules(every_s=0, steps=2))
+    runner = bench.another(SMALL | {Stage.RENDER: slow}, "one", OFTEN)
     runner.run(message(request_))
     (again,) = bench.sent
     second = Stepper()
@@ -279,7 +279,7 @@ def test_a_store_that_is_away_costs_a_checkpoint_and_no_render(
     assert bench.jobs.record(request_.job_id, Stage.RENDER) is not None
 
 
-def test_a_render_whose_checkpoint_is_on_its_way_for_long_waits_two_intervals_ahead(
+def test_a_render_whose_checkpoint_is_on_its_way_for_long_waits_an_interval_ahead(
     bench: Bench, request_: JobRequest, monkeypatch: pytest.MonkeyPatch
 ):
     """As in a partition, where somebody else may go on from the checkpoint before."""
@@ -300,12 +300,31 @@ def test_a_render_whose_checkpoint_is_on_its_way_for_long_waits_two_intervals_ah
     thread = threading.Thread(target=denoise)
     thread.start()
     thread.join(1)
-    assert done == [1, 2, 3, 4]
+    assert done == [1, 2, 3]
     mended.set()
     thread.join(30)
     assert done == list(range(1, STEPS + 1))
     hold.settle()
     assert head_of(bench, request_.job_id).done >= 8
+
+
+def test_a_render_that_can_keep_no_checkpoint_tries_for_a_while_before_it_takes_another_step(
+    bench: Bench, request_: JobRequest, monkeypatch: pytest.MonkeyPatch
+):
+    tried_at: list[int] = []
+
+    def away(self: FileStore, key: str, data: bytes, media_type: str = "application/json") -> str:
+        tried_at.append(int(data))
+        raise StoreError("Away.")
+
+    uploads = ThreadPoolExecutor(1)
+    hold = Hold(bench.store, message(request_), "one", OFTEN, bench.stops, uploads)
+    hold.take()
+    monkeypatch.setattr(FileStore, "create", away)
+    for step in range(1, 5):
+        hold.offer(step, STEPS, lambda step=step: Shot(step))
+        uploads.submit(lambda: None).result()
+    assert tried_at == [2, *[3] * TRIES, *[4] * TRIES]
 
 
 def test_a_lease_whose_checkpoint_cannot_be_kept_is_tried_again_and_not_handed_on_for_ever(
