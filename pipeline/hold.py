@@ -139,13 +139,14 @@ class Hold:
         if self._upload is not None and self._upload.done():
             self._wait()
         for _ in range(TRIES):
-            reason = self._leaving() if self._denoising and not self.lost else ""
-            if reason:
+            if self.lost:
+                break
+            if self._denoising and (reason := self._leaving()):
                 self._leave(reason, take(), done)
             if self._upload is None and self._due(now, done):
                 snapshot, self._offered = take(), Mark(now, done)
                 self._upload = self._uploads.submit(self._advance, snapshot, done)
-            if self._upload is None or self.lost or not self._passed(self._kept, now, done):
+            if self._upload is None or not self._passed(self._kept, now, done):
                 break
             self._wait()
         self._stepped_at = self._clock()
