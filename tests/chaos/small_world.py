@@ -60,7 +60,9 @@ EVERY_STEP = Rules(every_s=0, steps=1)
 """When renders leave checkpoints."""
 STEPS = 6
 POINTS = 40
-"""More than the changes of any run, so that some runs are spared."""
+"""More than the changes of a run of small stages, so that some runs are spared."""
+UNHARMED = 10_000
+"""A point that no run gets to, nor a real render that leaves a checkpoint at every step."""
 SWEPT = 12
 """Points of a run that a sweep tries; no stage has more between its start and its last message."""
 TWINS = 2
@@ -204,7 +206,7 @@ class SmallWorld:
 
     # The pipeline
 
-    def dispatch(self, point: int = POINTS) -> None:
+    def dispatch(self, point: int = UNHARMED) -> None:
         """One pass; the dispatcher may die at that point."""
         self.trap.set(point, crash)
         try:
@@ -215,7 +217,7 @@ class SmallWorld:
             self.trap.set(0, None)
 
     def work(
-        self, queue: str, point: int = POINTS, act: Callable[[], None] | None = None, *, lost: bool = False
+        self, queue: str, point: int = UNHARMED, act: Callable[[], None] | None = None, *, lost: bool = False
     ) -> bool:
         """Handle the next message of a queue; whether there was one.
 
@@ -411,7 +413,7 @@ def sweep(world: SmallWorld) -> None:
             world.accept(100 + len(world.jobs))
             world.dispatch()
             for queue in world.queues:
-                world.work(queue, point if queue == dying else POINTS)
+                world.work(queue, point if queue == dying else UNHARMED)
             world.drain()
     world.settle()
 
