@@ -54,17 +54,12 @@ class Shop:
     entries: dict[str, ModelEntry]
     speed: float = 1.0
 
-    def quick(self, speed: float) -> Shop:
-        """The same with another clock."""
-        return replace(self, speed=speed)
-
-    def start(self, request: JobRequest, worker: str) -> Worker:
-        """Render and encode in a new process, under production's rule of checkpoints."""
-        return Worker(self, request, worker)
-
 
 class Worker:
-    """One process; it goes on from whatever the one before it left."""
+    """A process that renders and encodes; it goes on from whatever the one before it left.
+
+    Checkpoints are due by production's rule.
+    """
 
     def __init__(self, shop: Shop, request: JobRequest, name: str) -> None:
         self._notes = shop.folder / f"{request.job_id}-{name}"

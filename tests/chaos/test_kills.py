@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,9 @@ import pytest
 from config.catalogue import Catalogue
 from pipeline.hold import USUAL
 from pipeline.vocabulary import JobRequest, Stage
-from tests.chaos.killable import Note, Shop
+from tests.chaos.killable import Note, Shop, Worker
 from tests.small_stages import job
-from tests.unit.models import shrunken
-from tests.unit.models.conftest import ROWS
+from tests.unit.models.conftest import ROWS, saved
 from tests.unit.pipeline.recording import Bench
 
 SEED = 11
@@ -33,9 +33,7 @@ def shop_of(name: str, root: Path, folder: Path) -> tuple[Shop, JobRequest]:
     if name == "tiny":
         entries = {"tiny": Catalogue.load().get("tiny")}
         return Shop(folder, root, entries), job(seed=7, steps=STEPS, duration_s=3.0, quality="720p")
-    build, entry = ROWS[name]
-    if not (root / f"{entry.name}@{entry.revision}").exists():
-        shrunken.save(build(), entry, root)
+    entry = saved(name, root)
     duration_s = min(1.0, entry.frames / entry.fps)
     asked = job(model=entry.name, seed=7, steps=STEPS, duration_s=duration_s, quality="720p", fps=entry.output_fps)
     return Shop(folder, root, {entry.name: entry}), asked
@@ -72,24 +70,22 @@ def test_a_render_killed_at_a_random_moment_ends_as_the_same_file(
     shop, request = shop_of(name, root, tmp_path)
     bench = Bench(tmp_path)
     undisturbed = again(bench, request)
-    whole = shop.start(undisturbed, "whole")
+    whole = Worker(shop, undisturbed, "whole")
     whole.finish()
     notes, expected = whole.notes, digests(bench, undisturbed)
     steps, took_s = len(notes), notes[-1].at - notes[0].at
-    shop = shop.quick(INTERVALS * USUAL.every_s / took_s)
+    shop = replace(shop, speed=INTERVALS * USUAL.every_s / took_s)
     repeated = []
     for _ in range(kills):
         this = again(bench, request)
-        victim = shop.start(this, "victim")
+        victim = Worker(shop, this, "victim")
         victim.kill_at(dice.randint(1, steps - 1), dice.uniform(0, took_s / steps))
-        heir = shop.start(this, "heir")
+        heir = Worker(shop, this, "heir")
         heir.finish()
         assert digests(bench, this) == expected
         kept = heir.notes[0].done - 1
         assert [note.done for note in heir.notes] == list(range(kept + 1, steps + 1))
         assert within_an_interval(victim.notes, kept)
         repeated.append(victim.notes[-1].done - kept)
-    print(
-        f"{name}: {repeated} of {steps} steps were run twice, {took_s / INTERVALS / (took_s / steps):.0f} an interval"
-    )
+    print(f"{name}: {repeated} of {steps} steps were run twice, {steps / INTERVALS:.0f} an interval")
     assert sum(repeated) < kills * steps / 2, "they went on from checkpoints"

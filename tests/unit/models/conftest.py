@@ -27,6 +27,14 @@ ROWS: dict[str, tuple[Callable[[], object], ModelEntry]] = {
 }
 
 
+def saved(name: str, root: Path) -> ModelEntry:
+    """The catalogue row of a model, whose weights are in `root` from now on."""
+    build, entry = ROWS[name]
+    if not (root / f"{entry.name}@{entry.revision}").exists():
+        shrunken.save(build(), entry, root)
+    return entry
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], LoadedModel]:
     """`models(row)`: saved, locked and loaded when first asked for."""
@@ -34,10 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], LoadedMo
     settings = ModelSettings(weights=str(root), device="cpu")
 
     def get(name: str) -> LoadedModel:
-        build, entry = ROWS[name]
-        if not (root / f"{entry.name}@{entry.revision}").exists():
-            shrunken.save(build(), entry, root)
-        model = loader.load(entry, settings)
+        model = loader.load(saved(name, root), settings)
         assert isinstance(model, LoadedModel)
         return model
 
