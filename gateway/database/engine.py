@@ -174,14 +174,13 @@ def _check_idle(connection: Any, record: ConnectionPoolEntry, _: object) -> None
 
 
 def _sqlite(url: str) -> AsyncEngine:
-    database = make_url(url).database
-    if database:
-        Path(database).parent.mkdir(parents=True, exist_ok=True)
-        _use_wal(make_url(url))
+    parsed = make_url(url)
+    if parsed.database:
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        _use_wal(parsed)
     # Writers of a process wait for one connection, in turn. If each had its own and waited in SQLite, the event loop
     # could stop at it, collecting a failed statement as garbage, while the writer it waits for needs the loop.
-    one = {"pool_size": 1, "max_overflow": 0, "poolclass": AsyncAdaptedQueuePool}
-    engine = create_async_engine(url, **one)
+    engine = create_async_engine(parsed, pool_size=1, max_overflow=0, poolclass=AsyncAdaptedQueuePool)
     event.listen(engine.sync_engine, "connect", _configure_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
