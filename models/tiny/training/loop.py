@@ -23,7 +23,8 @@ M = TypeVar("M", bound=nn.Module)
 class Training(ABC, Generic[M]):
     """State of one training, its steps and its checkpoints; process `rank` of those that joined.
 
-    The schedule runs by wall clock, since the cores are shared: `spent_s` is the time spent over all starts.
+    The schedule runs by wall clock, since the cores are shared: `spent_s` is the time spent over all starts, `done` its
+    part (0..1) of what is given.
 
     Args:
         path: of the checkpoint; where there is one, the training goes on from it.
@@ -35,7 +36,7 @@ class Training(ABC, Generic[M]):
     def __init__(self, model: M, optimizers: Optimizers, decay: float, path: Path, rank: int) -> None:
         self.model, self.optimizers, self.path, self.rank = model, optimizers, path, rank
         self.average = Average(model, decay)
-        self.step, self.spent_s = 0, 0.0
+        self.step, self.spent_s, self.done = 0, 0.0, 0.0
         if saved := state.load(path):
             model.load_state_dict(saved["model"])
             self.average.model.load_state_dict(saved["average"])
@@ -68,6 +69,7 @@ class Training(ABC, Generic[M]):
         A SIGTERM to any process ends the training after the step it is in, with its checkpoint written.
         """
         last, kept_at, figures = time.monotonic(), self.spent_s, list[float]()
+        self.done = self.spent_s / (minutes * 60)
         stopped: list[int] = []
         signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
         while self.spent_s < minutes * 60:
@@ -76,7 +78,8 @@ class Training(ABC, Generic[M]):
             now = time.monotonic()
             spent_s, last = self.spent_s + now - last, now
             figure, self.spent_s, stops = together.average(self.model, [figure, spent_s, float(len(stopped))])
-            norm = self._update(self.spent_s / (minutes * 60))
+            norm = self._update()
+            self.done = self.spent_s / (minutes * 60)
             figures.append(figure)
             if self.step % self.report_every == 0:
                 self.align()
@@ -91,11 +94,11 @@ class Training(ABC, Generic[M]):
         if self.rank == 0:
             self.save()
 
-    def _update(self, done: float) -> float:
-        """Step along the gradients at the part `done` (0..1) of the time; returns their norm."""
+    def _update(self) -> float:
+        """Step along the gradients; returns their norm."""
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), LONGEST_GRADIENT))
         if math.isfinite(norm):
-            self.optimizers.step(plateau(done, self.step))
+            self.optimizers.step(plateau(self.done, self.step))
             self.average.update(self.model)
         else:
             self.model.zero_grad(set_to_none=True)

@@ -1,8 +1,9 @@
 """Train the autoencoder on clips drawn on the fly, then measure it and the spread of its latents.
 
-Two steps of three see stills, many at once: a clip of 17 frames costs twice as much as 16 stills, and its frames are
-much alike. The third sees a clip, now and then a longer one. Latents get a little fixed noise and a weak penalty on
-their size, which keeps them smooth for the denoiser; the encoder's own variance is not used.
+Every other step sees stills, many at once: a clip of 17 frames costs twice as much as 16 stills, and its frames are
+much alike. The others see clips, now and then a longer one. All are cropped to where most is to be seen, until the
+last part of the training. Latents get a little fixed noise and a weak penalty on their size, which keeps them smooth
+for the denoiser; the encoder's own variance is not used.
 """
 
 import math
@@ -24,9 +25,12 @@ SIZE_PENALTY = 1e-3
 MUON_LR = 2e-3
 ADAMW_LR = 8e-4
 LEAST_FAR = 0.002  # in [-1, 1] units: what is even but for noise has no salient parts
-STILLS = 16  # in a step of one process
-CLIP_EVERY = 3  # steps, the last of which sees a clip of 17 frames instead of stills
-LONG_EVERY = 15  # steps, the last of which sees one of 33 frames
+CROP = (48, 64)  # rows and columns: 12 of 28 latents
+WHOLE_FROM = 0.9  # part of the time after which frames are whole
+STILLS = 32  # crops in a step of one process; half as many whole frames, as of clips
+CLIPS = 2
+CLIP_EVERY = 2  # steps, the last of which sees clips of 17 frames instead of stills
+LONG_EVERY = 16  # steps, the last of which sees one of 33 frames
 UNSEEN_SEED = 900_000_000  # clips from here on are never trained on
 TRAIN_SEED = 10_000_000
 
@@ -41,13 +45,34 @@ def to_tensor(frames: np.ndarray) -> Tensor:
     return torch.from_numpy(frames).permute(3, 0, 1, 2).float().div_(127.5).sub_(1)
 
 
-def batch(step: int, rank: int) -> Tensor:
-    """What a process sees in a step: (count, 3, frames, height, width), stills or a clip."""
+def sample(seed: int, frames: int, whole: bool) -> Tensor:
+    """A clip and the weights of its pixels, stacked: (4, frames, height, width), whole or cropped around a pixel.
+
+    The pixel is drawn by its weight, so that most crops show a shape, or a part of one.
+    """
+    drawn = to_tensor(clip(seed, frames=frames).frames)
+    weights = salience(drawn[None])[0]
+    both = torch.cat([drawn, weights])
+    if whole:
+        return both
+    rng = np.random.default_rng([seed, 3])
+    chances = weights.numpy().ravel().astype(np.float64)
+    place = np.unravel_index(rng.choice(chances.size, p=chances / chances.sum()), weights.shape)[2:]
+    for axis, (middle, part) in enumerate(zip(place, CROP, strict=True), start=2):
+        start = int(middle) - part // 2 + int(rng.integers(-part // 4, part // 4 + 1))
+        both = both.narrow(axis, min(max(start, 0), both.shape[axis] - part), part)
+    return both
+
+
+def batch(step: int, rank: int, whole: bool) -> tuple[Tensor, Tensor]:
+    """What a process sees in a step, stills or clips: (count, 3, frames, height, width), and weights (count, 1, ...)."""
     frames, count = 1, STILLS
     if step % CLIP_EVERY == CLIP_EVERY - 1:
-        frames, count = (33 if step % LONG_EVERY == LONG_EVERY - 1 else 17), 1
+        frames, count = (33, 1) if step % LONG_EVERY == LONG_EVERY - 1 else (17, CLIPS)
     first = TRAIN_SEED + (2 * step + rank) * STILLS
-    return torch.stack([to_tensor(clip(first + index, frames=frames).frames) for index in range(count)])
+    count = max(1, count // 2) if whole else count
+    both = torch.stack([sample(first + index, frames, whole) for index in range(count)])
+    return both[:, :3], both[:, 3:]
 
 
 def psnr(vae: AutoencoderKLWan, count: int = 24, frames: int = 17) -> tuple[float, dict[str, float]]:
@@ -76,14 +101,16 @@ def salience(clips: Tensor) -> Tensor:
     return (1 + far / (far.mean(dim=(1, 2, 3, 4), keepdim=True) + LEAST_FAR)) / 2
 
 
-def loss_of(vae: AutoencoderKLWan, clips: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Training loss and mean squared error (in [-1, 1] units) of a batch of clips."""
+def loss_of(
+    vae: AutoencoderKLWan, clips: Tensor, weights: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Training loss and mean squared error (in [-1, 1] units) of a batch of clips, by their pixels' weights."""
     with precision.autocast():
         mean, _ = full_sequence.encode(vae, clips)
         mean = mean.float()
         noisy = mean + LATENT_NOISE * torch.randn(mean.shape, generator=generator)
         made = full_sequence.decode(vae, noisy)
-    error, weights = made.float() - clips, salience(clips)
+    error = made.float() - clips
     weighed = (weights * (error.abs() + 4 * error.pow(2))).mean()
     return weighed + SIZE_PENALTY * mean.pow(2).mean(), error.pow(2).mean()
 
@@ -124,8 +151,9 @@ class Trainer(Training[AutoencoderKLWan]):
 
     def loss(self) -> tuple[Tensor, float]:
         """The loss, and the mean squared error in [-1, 1] units."""
-        clips = batch(self.step, self.rank).contiguous(memory_format=torch.channels_last_3d)
-        loss, error = loss_of(self.model, clips, self.generator)
+        clips, weights = batch(self.step, self.rank, self.done > WHOLE_FROM)
+        clips = clips.contiguous(memory_format=torch.channels_last_3d)
+        loss, error = loss_of(self.model, clips, weights, self.generator)
         return loss, error.item()
 
     def report(self, figure: float, norm: float) -> None:
