@@ -20,6 +20,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import RLock, Semaphore
@@ -169,6 +170,12 @@ class RabbitBroker(RabbitmqBroker):
                     raise lost from error
             time.sleep(pause_s)
             pause_s = SEND_PAUSE_S
+
+    def close(self) -> None:
+        """Close what is open now; Dramatiq's own fails where a thread that still sends opens a connection meanwhile."""
+        for part in (*self.channels, *self.connections):
+            with suppress(Exception):  # those of other threads, which may be amid a call, can fail in any way
+                part.close()
 
     def _enqueue_later(self, message: dramatiq.Message[Any], delay: int) -> dramatiq.Message[Any]:
         queue = message.queue_name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import dramatiq
@@ -63,6 +64,21 @@ def until(condition: Callable[[], object], patience_s: float = 20) -> None:
 
 def actor(broker: dramatiq.Broker, work: Callable[[str], None], **options: object) -> dramatiq.Actor:
     return dramatiq.actor(work, broker=broker, actor_name="work", queue_name=QUEUE, **options)
+
+
+def test_a_broker_is_closed_while_a_thread_connects(rabbit):
+    class Slow:
+        """While it closes, another thread opens a connection."""
+
+        def close(self) -> None:
+            with ThreadPoolExecutor() as threads:
+                assert threads.submit(lambda: rabbit.channel.is_open).result(READY_S)
+
+    slow, channel = Slow(), rabbit.channel
+    rabbit.channels.add(slow)
+    rabbit.close()
+    rabbit.channels.remove(slow)
+    assert not channel.is_open
 
 
 def count(broker: RabbitBroker, queue: str) -> int:

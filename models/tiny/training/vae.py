@@ -65,7 +65,7 @@ def sample(seed: int, frames: int, whole: bool) -> Tensor:
 
 
 def batch(step: int, rank: int, whole: bool) -> tuple[Tensor, Tensor]:
-    """What a process sees in a step, stills or clips: (count, 3, frames, height, width), and weights (count, 1, ...)."""
+    """What a process sees in a step, stills or clips: (count, 3, frames, height, width), and weights (count, 1, …)."""
     frames, count = 1, STILLS
     if step % CLIP_EVERY == CLIP_EVERY - 1:
         frames, count = (33, 1) if step % LONG_EVERY == LONG_EVERY - 1 else (17, CLIPS)
@@ -101,9 +101,7 @@ def salience(clips: Tensor) -> Tensor:
     return (1 + far / (far.mean(dim=(1, 2, 3, 4), keepdim=True) + LEAST_FAR)) / 2
 
 
-def loss_of(
-    vae: AutoencoderKLWan, clips: Tensor, weights: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def loss_of(vae: AutoencoderKLWan, clips: Tensor, weights: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Training loss and mean squared error (in [-1, 1] units) of a batch of clips, by their pixels' weights."""
     with precision.autocast():
         mean, _ = full_sequence.encode(vae, clips)
