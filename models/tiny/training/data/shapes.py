@@ -20,10 +20,10 @@ COLOUR_CODES = {
     "pink": "ff6fb5",
     "white": "ffffff",
 }
-RADII = {"small": 9.0, "medium": 13.0, "large": 17.0}  # pixels
+RADII = {"small": 12.0, "medium": 15.0, "large": 18.0}  # pixels
 CYCLE_S = {"slow": 12.0, "normal": 7.0, "fast": 4.5}  # seconds for the whole path, off-screen part included
 ASIDE = 7.0  # pixels that a path may lie above or below the middle; twice that to its left or right
-MARGIN = 20.0  # pixels beyond the frame before a shape comes back on the other side
+MARGIN = 23.0  # pixels beyond the frame before a shape comes back on the other side
 
 
 def _polygon(dx: Array, dy: Array, points: Array) -> Array:

@@ -6,7 +6,7 @@ import torch
 
 from models.tiny.training.data.attributes import Spec
 from models.tiny.training.data.clips import draw
-from models.tiny.training.vae import salience, to_tensor
+from models.tiny.training.vae import CROP, salience, sample, to_tensor
 
 
 def test_a_small_shape_weighs_as_much_as_all_around_it() -> None:
@@ -21,3 +21,15 @@ def test_a_small_shape_weighs_as_much_as_all_around_it() -> None:
 
 def test_without_a_subject_all_weighs_the_same() -> None:
     torch.testing.assert_close(salience(torch.full((1, 3, 5, 4, 6), 0.3)), torch.full((1, 1, 5, 4, 6), 0.5))
+
+
+def test_crops_are_taken_where_there_is_most_to_see() -> None:
+    denser = 0
+    for seed in range(30):
+        whole, crop = sample(seed, 5, True), sample(seed, 5, False)
+        assert crop.shape == (4, 5, *CROP)
+        places = whole.unfold(2, CROP[0], 1).unfold(3, CROP[1], 1)  # (4, 5, rows, columns, 48, 64)
+        alike = (places == crop[:, :, None, None]).all(dim=5).all(dim=4).all(dim=1).all(dim=0)
+        assert alike.any()
+        denser += int(crop[3].mean() > whole[3].mean())
+    assert denser >= 24
