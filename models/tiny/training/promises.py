@@ -43,7 +43,8 @@ def load(folder: Path) -> LoadedModel:
 def film(model: LoadedModel, prompt: str, seconds: float, seed: int = 1, steps: int = 20) -> Film:
     """A film (frames, 63, 112, 3) at the native rate."""
     frames = round(seconds * architecture.FPS)
-    spec = ClipSpec(prompt, architecture.WIDTH, 63, frames=frames, seed=seed, steps=steps, guidance=4.0)
+    guidance = model.entry.guidance
+    spec = ClipSpec(prompt, architecture.WIDTH, 63, frames=frames, seed=seed, steps=steps, guidance=guidance)
     return np.concatenate([chunk.frames for chunk in model.generate(spec)])
 
 
@@ -132,7 +133,8 @@ def _give_back_freed() -> None:
 
 def _needed_bytes(folder: Path, seconds: int, steps: int) -> int:
     model = load(folder)
-    spec = ClipSpec(DRIFTING, architecture.WIDTH, 63, seconds * architecture.FPS, seed=1, steps=steps, guidance=4.0)
+    frames, guidance = seconds * architecture.FPS, model.entry.guidance
+    spec = ClipSpec(DRIFTING, architecture.WIDTH, 63, frames, seed=1, steps=steps, guidance=guidance)
     return peak_bytes(lambda: deque(model.generate(spec), maxlen=0))
 
 
