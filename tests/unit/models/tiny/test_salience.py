@@ -14,7 +14,7 @@ def test_a_small_shape_weighs_as_much_as_all_around_it() -> None:
     clip = to_tensor(draw(spec, seed=3, usual=True).frames)[None]
     weights = salience(clip)
     red = clip[:, :1] - clip[:, 2:] > 0.8
-    assert 0.005 < red.float().mean() < 0.03
+    assert 0.005 < red.float().mean() < 0.06
     assert weights[red].sum() > 0.4 * weights.sum()
     assert 0.5 < weights.mean() <= 1
 
