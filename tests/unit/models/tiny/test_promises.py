@@ -46,7 +46,7 @@ def test_borders_tell_a_jump_from_steady_motion() -> None:
 
 
 def test_memory_is_counted_at_its_peak() -> None:
-    assert promises.peak_bytes(lambda: np.ones(2**23)) > 2**25
+    assert promises.peak_bytes(lambda: np.ones(2**26)) > 2**28
 
 
 @pytest.fixture(scope="module")
