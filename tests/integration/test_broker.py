@@ -66,21 +66,6 @@ def actor(broker: dramatiq.Broker, work: Callable[[str], None], **options: objec
     return dramatiq.actor(work, broker=broker, actor_name="work", queue_name=QUEUE, **options)
 
 
-def test_a_broker_is_closed_while_a_thread_connects(rabbit):
-    class Slow:
-        """While it closes, another thread opens a connection."""
-
-        def close(self) -> None:
-            with ThreadPoolExecutor() as threads:
-                assert threads.submit(lambda: rabbit.channel.is_open).result(READY_S)
-
-    slow, channel = Slow(), rabbit.channel
-    rabbit.channels.add(slow)
-    rabbit.close()
-    rabbit.channels.remove(slow)
-    assert not channel.is_open
-
-
 def count(broker: RabbitBroker, queue: str) -> int:
     """Messages in a queue of the server that nobody holds; 0 if there is no such queue."""
     connection = pika.BlockingConnection(broker.parameters)
@@ -96,6 +81,24 @@ def dead_letters(broker: dramatiq.Broker) -> int:
     if isinstance(broker, RabbitBroker):
         return count(broker, f"{QUEUE}.XQ")
     return len(broker.dead_letters)
+
+
+def test_a_broker_is_closed_while_a_thread_connects(rabbit):
+    opened: list[bool] = []
+
+    class Slow:
+        """While it closes, another thread opens a connection."""
+
+        def close(self) -> None:
+            with ThreadPoolExecutor() as threads:
+                opened.append(threads.submit(lambda: rabbit.channel.is_open).result(READY_S))
+
+    slow, channel = Slow(), rabbit.channel
+    rabbit.channels.add(slow)
+    rabbit.close()
+    rabbit.channels.remove(slow)
+    assert opened == [True]
+    assert not channel.is_open
 
 
 def test_messages_are_worked_on_in_order(broker):
