@@ -21,10 +21,9 @@ from aiohttp.typedefs import Handler
 
 from gateway.envelope import Flat, Success
 from gateway.parameters import Parameters
-from gateway.validation import arrived, parsed
+from gateway.validation import form, parsed
 
 ATTRIBUTE = "t2m_contract"
-FORM = "application/x-www-form-urlencoded"
 
 
 @dataclass(frozen=True)
@@ -105,8 +104,7 @@ def operation(
             if contract.query is not None:
                 taken["query"] = contract.query.read(request.query)
             if contract.form is not None:
-                given = await arrived(request, request.post) if request.content_type == FORM else {}
-                taken["form"] = contract.form.read(given)
+                taken["form"] = contract.form.read(await form(request))
             if "body" in hints:
                 taken["body"] = await parsed(request, hints["body"])
             return await function(request, **taken)

@@ -12,8 +12,8 @@ REQUEST_HEADERS = (
     "Authorization, Content-Type, Idempotency-Key, If-None-Match, If-Range, Last-Event-ID, Range, X-Request-ID"
 )
 EXPOSED = (
-    "Content-Disposition, Content-Range, ETag, Idempotent-Replayed, Location, RateLimit, RateLimit-Policy, "
-    "Retry-After, X-Request-ID"
+    "Content-Disposition, Content-Location, Content-Range, ETag, Idempotent-Replayed, Location, RateLimit, "
+    "RateLimit-Policy, Retry-After, X-Request-ID"
 )
 PREFLIGHT_KEPT_S = 7200
 """Browsers keep a preflight's answer at most so long."""

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -31,6 +32,7 @@ KEY = Header(
     "For 24 hours a request that is sent again with the same key is answered as the first was.",
     {"type": "string", "pattern": FORM},
 )
+REPLAYED = "Idempotent-Replayed"
 KEPT = timedelta(hours=24)
 """After this a key may be used for something else."""
 
@@ -48,9 +50,18 @@ class Answer:
     message: str
     headers: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def replayed(self) -> bool:
+        """Whether it was given before."""
+        return REPLAYED in self.headers
+
     def response(self) -> Success[Any]:
         """As an HTTP answer."""
         return success(self.data, self.message, status=self.status, headers=self.headers)
+
+
+BOUND = Answer(200, {}, "")
+"""Kept under the key of what has an answer for each of its parts."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +114,30 @@ async def earlier(database: Database, attempt: Attempt | None) -> Answer | None:
     if kept.fingerprint != attempt.fingerprint:
         raise invalid({KEY.name: ["Was used for another request in the last 24 hours"]})
     answer = kept.answer
-    headers = answer["headers"] | {"Idempotent-Replayed": "true"}
+    headers = answer["headers"] | {REPLAYED: "true"}
     return Answer(answer["status"], answer["data"], answer["message"], headers)
+
+
+async def used(database: Database, attempt: Attempt | None) -> bool:
+    """Whether the attempt's key was used, for whatever: carrying it out again takes no more of any limit."""
+    if attempt is None:
+        return False
+    async with database.read() as connection:
+        return await idempotency.find(connection, attempt.user_id, attempt.key, now() - KEPT) is not None
+
+
+async def bind(database: Database, attempt: Attempt | None) -> None:
+    """Let the key stand for this attempt before that is carried out in parts, each with its own answer.
+
+    Raises:
+        ApiError: 400, it stands for another request.
+    """
+    if await earlier(database, attempt) is None:
+        with suppress(KeyTaken):
+            async with database.write() as connection:
+                await keep(connection, attempt, BOUND)
+            return
+        await earlier(database, attempt)
 
 
 async def keep(connection: AsyncConnection, attempt: Attempt | None, answer: Answer) -> None:

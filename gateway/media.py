@@ -54,8 +54,13 @@ class Media:
         """Release the connections to the store."""
         await self._session.close()
 
-    async def serve(self, request: web.Request, ref: ArtifactRef, filename: str, *, inline: bool) -> web.StreamResponse:
+    async def serve(
+        self, request: web.Request, ref: ArtifactRef, filename: str, *, inline: bool, charset: str | None = None
+    ) -> web.StreamResponse:
         """Answer a GET or HEAD for `ref`: 200, 206 or 304.
+
+        Args:
+            charset: of a text, where it is known.
 
         Raises:
             ApiError: 416.
@@ -68,7 +73,7 @@ class Media:
             return web.Response(status=304, headers=headers)
         span = _span(request, etag, ref.size)
         headers["Content-Disposition"] = disposition(filename, inline=inline)
-        headers["Content-Type"] = ref.media_type
+        headers["Content-Type"] = ref.media_type if charset is None else f"{ref.media_type}; charset={charset}"
         if ref.media_type not in INLINE:
             headers["Content-Security-Policy"] = POLICY
         if span is not None:

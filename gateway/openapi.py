@@ -18,16 +18,17 @@ from pydantic.json_schema import GenerateJsonSchema
 from gateway import ids
 from gateway.access import Access, access
 from gateway.context import GATEWAY, Gateway
-from gateway.contract import FORM, Contract, contract
+from gateway.contract import Contract, contract
 from gateway.envelope import Failure
 from gateway.errors import STATUS, Code
 from gateway.links import BASE_PATH
+from gateway.validation import FORM, JSON, MULTIPART
 from pipeline.vocabulary import EventKind
 
 Mode = Literal["validation", "serialization"]
 Json = dict[str, Any]
 
-KINDS = {"body": "application/json", "form": FORM, "multipart": "multipart/form-data"}
+KINDS = {"body": JSON, "form": FORM, "multipart": MULTIPART}
 """Content types of what is sent."""
 VARIABLE = re.compile(r"\{(\w+)\}")
 SECURITY = "bearer"
@@ -229,7 +230,7 @@ def errors(route: Route) -> list[int]:
         404: VARIABLE.search(route.path),
         408: said.body or said.form or said.multipart,
         413: said.body or said.form or said.multipart,
-        415: said.body or said.multipart,
+        415: said.body or said.form or said.multipart,
         429: not wanted.blind,
     }
     return sorted({*said.errors, *ALWAYS, *(status for status, possible in follow.items() if possible)})

@@ -76,9 +76,9 @@ def _whole(value: object) -> object:
 
 def _flag(value: object) -> object:
     if isinstance(value, str):
-        if value not in FLAGS:
+        if value.lower() not in FLAGS:
             raise _none_of(tuple(FLAGS))
-        return FLAGS[value]
+        return FLAGS[value.lower()]
     return value
 
 
@@ -116,6 +116,8 @@ def _sentence(name: str, kind: str, text: str, limits: Mapping[str, Any]) -> str
             return f"Invalid {words}. {text}"
         case "greater_than_equal" | "less_than_equal":
             text = f"must be {_range(limits['minimum'], limits['maximum'])}"
+        case "string_too_short":
+            text = "must not be empty"
         case "string_too_long":
             text = f"must have at most {_inner(limits)['maxLength']} characters"
         case "string_pattern_mismatch":

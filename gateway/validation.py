@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from gateway.errors import ApiError, Code, invalid
 
+JSON, FORM, MULTIPART = "application/json", "application/x-www-form-urlencoded", "multipart/form-data"
 MAX_BODY = 1 << 20
 """Bytes of a JSON body; the longest valid one has a few kilobytes."""
 BODY_S = 20.0
@@ -38,6 +39,26 @@ async def arrived(request: web.Request, read: Callable[[], Awaitable[T]]) -> T:
         raise ApiError(Code.VALIDATION_ERROR, "Request Timeout", details, status=408) from None
 
 
+def require_type(request: web.Request, content_type: str) -> None:
+    """Raises `ApiError` 415 for a body of another type."""
+    if request.content_type != content_type:
+        details = f"Content-Type must be {content_type}, not {request.content_type}"
+        raise ApiError(Code.VALIDATION_ERROR, "Unsupported Media Type", details, status=415)
+
+
+async def form(request: web.Request) -> Mapping[str, object]:
+    """The fields of a form; a request without a body has none.
+
+    Raises:
+        ApiError: 415 for another content type, 408 for a slow body.
+        web.HTTPRequestEntityTooLarge: it is longer than `MAX_BODY`.
+    """
+    if not request.can_read_body:
+        return {}
+    require_type(request, FORM)
+    return await arrived(request, request.post)
+
+
 async def json_object(request: web.Request) -> dict[str, Any]:
     """The body as a JSON object.
 
@@ -45,9 +66,7 @@ async def json_object(request: web.Request) -> dict[str, Any]:
         ApiError: 415 for another content type, 408 for a slow body, 400 for what is no JSON object in UTF-8.
         web.HTTPRequestEntityTooLarge: it is longer than `MAX_BODY`.
     """
-    if request.content_type != "application/json":
-        details = f"Content-Type must be application/json, not {request.content_type}"
-        raise ApiError(Code.VALIDATION_ERROR, "Unsupported Media Type", details, status=415)
+    require_type(request, JSON)
     raw = await arrived(request, request.read)
     try:
         body = json.loads(raw)

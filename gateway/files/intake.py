@@ -15,6 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.errors import ApiError, Code, invalid
 from gateway.files.kinds import HEAD_BYTES
+from gateway.validation import MULTIPART, require_type
 from pipeline.errors import StoreError
 from pipeline.store.base import Incoming, ObjectStore
 
@@ -26,6 +27,8 @@ CHUNK_BYTES = 1 << 16
 CHUNK_S = 20.0
 """A client that sends less than `CHUNK_BYTES` in this time (3 kB/s) is let go, lest a few hold all connections."""
 MAX_FIELD_BYTES = 16_384
+IDENTITY = {"7bit", "8bit", "binary"}
+"""Encodings that change nothing (RFC 2045); old clients name one with each file."""
 MAX_PARTS = 128
 MAX_ENVELOPE = 1 << 20
 """Bytes of everything but files in a request."""
@@ -86,9 +89,7 @@ async def received(
     Raises:
         ApiError: 400 malformed or without a file; 408 too slow; 413 too large, at the first byte too many; 415.
     """
-    if request.content_type != "multipart/form-data":
-        details = f"Content-Type must be multipart/form-data, not {request.content_type}"
-        raise ApiError(Code.VALIDATION_ERROR, "Unsupported Media Type", details, status=415)
+    require_type(request, MULTIPART)
     most = min(bounds.file_bytes * bounds.files, bounds.quota_left) + MAX_ENVELOPE
     if request.content_length is not None and request.content_length > most:
         raise _too_large(bounds, min(bounds.file_bytes * bounds.files, bounds.quota_left) == bounds.quota_left)
@@ -154,7 +155,8 @@ async def _parts(reader: MultipartReader) -> AsyncIterator[tuple[int, object]]:
 
 
 async def _file(part: BodyPartReader, incoming: Incoming, bounds: Bounds, before: int) -> Arrived:
-    if "Content-Transfer-Encoding" in part.headers or "Content-Encoding" in part.headers:
+    encoded = part.headers.get("Content-Transfer-Encoding", "binary").lower() not in IDENTITY
+    if encoded or "Content-Encoding" in part.headers:
         raise invalid({str(part.name): ["Must be sent as it is, without an encoding"]})
     head, piece, size = b"", bytearray(), 0
     async for chunk in _chunks(part):

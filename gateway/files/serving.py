@@ -20,10 +20,13 @@ async def send(
     user_id: str,
     inline: bool = True,
     signed: bool = False,
+    charset: str | None = None,
 ) -> web.StreamResponse:
     """Answer with `ref`, part of a user's file; what a browser might run is always a download."""
     gateway = request.app[GATEWAY]
     if gateway.media.begins(request, ref):
         async with gateway.database.write() as connection:
             await accesses.note(connection, file_id, user_id, kind, signed=signed)
-    return await gateway.media.serve(request, ref, ref.name, inline=inline and ref.media_type in INLINE)
+    return await gateway.media.serve(
+        request, ref, ref.name, inline=inline and ref.media_type in INLINE, charset=charset
+    )

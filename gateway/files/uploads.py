@@ -101,12 +101,18 @@ def wishes(fields: Mapping[str, str]) -> Wishes:
     )
 
 
-async def bounds(gateway: Gateway, user_id: str, most: int) -> Bounds:
-    """What a user may send now. Raises `ApiError` 429 if nothing, before a byte of it is read."""
+async def bounds(gateway: Gateway, user_id: str, most: int, attempt: Attempt | None) -> Bounds:
+    """What a user may send now: with a key that was used, the same once more, however little is left.
+
+    Raises:
+        ApiError: 429 if nothing, before a byte of it is read.
+    """
+    settings = gateway.settings.files
+    if await idempotency.used(gateway.database, attempt):
+        return Bounds(settings.max_bytes, settings.max_bytes * most, most)
     await gateway.limiter.foresee(Limit.UPLOADS, user_id)
     async with gateway.database.read() as connection:
         used = await files.used(connection, user_id)
-    settings = gateway.settings.files
     return Bounds(settings.max_bytes, max(settings.quota_bytes - used, 0), most)
 
 

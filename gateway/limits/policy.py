@@ -53,8 +53,8 @@ def exceeded(standing: Standing) -> ApiError:
 
 
 def headers(standings: Iterable[Standing]) -> dict[str, str]:
-    """The fields of the IETF's draft: what holds, and what is left of it."""
-    told = list(standings)
+    """The fields of the IETF's draft: what holds, and what is left of it, by the last standing with each limit."""
+    told = list({one.limit: one for one in standings}.values())
     if not told:
         return {}
     window_s = int(WINDOW.total_seconds())

@@ -23,7 +23,7 @@ from gateway.parameters import Parameters
 routes = web.RouteTableDef()
 
 WARMED = 100
-Text = Annotated[str, Field(max_length=300, pattern=r"^[^\x00]*$")]
+Text = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\x00]*$")]
 
 
 class CacheStatus(TypedDict):

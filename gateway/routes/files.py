@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Annotated, Any, Literal, cast
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, create_model
 from typing_extensions import TypedDict
 
 from gateway import idempotency, ids, lifecycle, media
@@ -22,13 +22,13 @@ from gateway.database.accesses import Day, Kind
 from gateway.database.files import Criteria, Inspection
 from gateway.envelope import Problem, Success, Time, success, timestamp
 from gateway.errors import ApiError, Code, forbidden, invalid, not_found
-from gateway.files import library, uploads
+from gateway.files import library, names, uploads
 from gateway.files.intake import Arrived, received
 from gateway.files.kinds import FileType
 from gateway.files.library import THUMBNAIL_SIZES, File
 from gateway.files.serving import send
 from gateway.files.uploads import Form, UploadedFile, Wishes
-from gateway.idempotency import Attempt
+from gateway.idempotency import Answer, Attempt
 from gateway.limits.policy import WINDOW, Limit
 from gateway.links import asked, link
 from gateway.pagination import Listing, Paged, paginated
@@ -76,11 +76,17 @@ def _url_wish(gateway: Gateway) -> type[UrlWish]:
 Days = Annotated[float, Field(ge=0, le=36_500, strict=True)]
 
 
+def _path(path: str) -> str:
+    if problem := names.path_problem(path):
+        raise ValueError(problem)
+    return path
+
+
 class Cleanup(Body):
     """Which uploaded files to remove: those that meet all criteria given; without any, none."""
 
     file_type: FileType | None = None
-    subdirectory: Annotated[str, Field(max_length=255)] | None = None
+    subdirectory: Annotated[str, Field(max_length=names.MAX_PATH), AfterValidator(_path)] | None = None
     older_than_days: Days | None = None
     not_accessed_days: Days | None = None
     larger_than_bytes: Annotated[int, Field(ge=0, lt=2**63, strict=True), INTEGRAL] | None = None
@@ -274,8 +280,8 @@ class Analytics(Accesses):
 async def upload(request: web.Request) -> Success[UploadedFile]:
     """Take in one file."""
     gateway, user_id = request.app[GATEWAY], request[PRINCIPAL].user_id
-    idempotency.read(request, None)  # a malformed key is refused before a byte is read
-    bounds = await uploads.bounds(gateway, user_id, 1)
+    keyed = idempotency.read(request, None)  # a malformed key is refused before a byte is read
+    bounds = await uploads.bounds(gateway, user_id, 1, keyed)
     async with received(request, gateway.store.store, ("file",), bounds) as parcel:
         wished = uploads.wishes(parcel.fields)
         attempt = idempotency.read(request, _content(parcel.files, parcel.fields))
@@ -290,25 +296,34 @@ async def upload(request: web.Request) -> Success[UploadedFile]:
 async def batch_upload(request: web.Request) -> Success[Batch]:
     """Take in several files; each has a result of its own."""
     gateway, user_id = request.app[GATEWAY], request[PRINCIPAL].user_id
-    idempotency.read(request, None)
-    bounds = await uploads.bounds(gateway, user_id, gateway.settings.files.max_batch)
+    keyed = idempotency.read(request, None)
+    bounds = await uploads.bounds(gateway, user_id, gateway.settings.files.max_batch, keyed)
     async with received(request, gateway.store.store, ("files", "files[]"), bounds) as parcel:
         wished = uploads.wishes(parcel.fields)
         attempt = idempotency.read(request, _content(parcel.files, parcel.fields))
+        await idempotency.bind(gateway.database, attempt)
         numbered = enumerate(parcel.files)
-        results = [await _result(request, arrived, wished, attempt and attempt.part(n)) for n, arrived in numbered]
+        answers = [await _answer(request, arrived, wished, attempt and attempt.part(n)) for n, arrived in numbered]
     gateway.inspector.look()
+    results = [_result(arrived, answer) for arrived, answer in zip(parcel.files, answers, strict=True)]
     stored = sum(result["success"] for result in results)
     status = HTTPStatus.CREATED if stored else HTTPStatus.OK
+    replayed = all(isinstance(answer, Answer) and answer.replayed for answer in answers)
+    headers = {idempotency.REPLAYED: "true"} if replayed else {}
     data: Batch = {"results": results, "total": len(results), "uploaded": stored, "failed": len(results) - stored}
-    return success(data, f"{stored} of {len(results)} files uploaded", status=status)
+    return success(data, f"{stored} of {len(results)} files uploaded", status=status, headers=headers)
 
 
-async def _result(request: web.Request, arrived: Arrived, wished: Wishes, attempt: Attempt | None) -> BatchResult:
+async def _answer(request: web.Request, arrived: Arrived, wished: Wishes, attempt: Attempt | None) -> Answer | ApiError:
     try:
-        answer = await uploads.accept(request.app[GATEWAY], request[PRINCIPAL].user_id, arrived, wished, attempt)
+        return await uploads.accept(request.app[GATEWAY], request[PRINCIPAL].user_id, arrived, wished, attempt)
     except ApiError as error:
-        told: Problem = {"code": error.code, "message": error.message, "details": error.details}
+        return error
+
+
+def _result(arrived: Arrived, answer: Answer | ApiError) -> BatchResult:
+    if isinstance(answer, ApiError):
+        told: Problem = {"code": answer.code, "message": answer.message, "details": answer.details}
         return {"filename": arrived.filename, "success": False, "file": None, "error": told}
     return {"filename": arrived.filename, "success": True, "file": cast(UploadedFile, answer.data), "error": None}
 
@@ -533,7 +548,10 @@ async def _thumbnail(request: web.Request, file: File, size: str, *, signed: boo
 async def _serve(
     request: web.Request, file: File, ref: ArtifactRef, kind: Kind, *, inline: bool, signed: bool = False
 ) -> web.StreamResponse:
-    return await send(request, ref, kind, file_id=file.id, user_id=file.user_id, inline=inline, signed=signed)
+    charset = file.details.get("encoding") if ref.media_type.startswith("text/") else None
+    return await send(
+        request, ref, kind, file_id=file.id, user_id=file.user_id, inline=inline, signed=signed, charset=charset
+    )
 
 
 def _item(file: File) -> FileItem:

@@ -82,7 +82,7 @@ class Test(Body):
 class WebhooksQuery(Paged):
     """Whether to list the webhook of one job, instead of those for all jobs."""
 
-    job_id: str | None = None
+    job_id: Annotated[str, Field(pattern=f"^{ids.FORMS['job_id']}$")] | None = None
 
 
 class DeliveriesQuery(Paged):

@@ -16,7 +16,7 @@ from pipeline.errors import StoreError
 from tests.unit.gateway.fixtures import OpenWorld
 from tests.unit.gateway.support import API, World, content
 from tests.unit.gateway.test_api import error
-from tests.unit.gateway.uploading import TEXT, batch, send, upload
+from tests.unit.gateway.uploading import TEXT, batch, inspected, send, send_batch, upload
 
 UNKNOWN = "file_0190163d8694739b8aea0006e1fd3b7b"
 
@@ -191,6 +191,21 @@ MALFORMED = [
 ]
 
 
+async def test_a_file_may_say_that_it_is_not_encoded(world: World) -> None:
+    headers = world.headers() | {"Content-Type": "multipart/form-data; boundary=x"}
+    body = BEGIN + b"Content-Transfer-Encoding: binary\r\n\r\nABC\r\n--x--\r\n"
+    response = await world.client.post(f"{API}/files/upload", data=body, headers=headers)
+    assert (await response.json())["data"]["size"] == 3
+
+
+async def test_a_text_is_sent_with_its_charset(world: World) -> None:
+    for raw, told in (("Grüße".encode(), "text/plain; charset=utf-8"), ("Grüße".encode("latin-1"), "text/plain")):
+        file = await inspected(world, (await upload(world, raw))["id"])
+        response = await world.get(f"/files/{file['id']}/download?inline=True")
+        assert response.headers["Content-Type"] == told
+        assert response.headers["Content-Disposition"].startswith("inline")
+
+
 async def test_malformed_bodies(world: World) -> None:
     headers = world.headers() | {"Content-Type": "multipart/form-data; boundary=x"}
     for body, status in MALFORMED:
@@ -268,9 +283,36 @@ async def test_an_upload_is_done_once_for_each_key(world: World) -> None:
     for other in (await send(world, b"other", key="k"), await send(world, TEXT, key="k", description="d")):
         await error(other, 400, "VALIDATION_ERROR")
     await error(await send(world, TEXT, key="no key"), 400, "VALIDATION_ERROR")
-    first = await batch(world, ("a.txt", b"A"), ("b.txt", b"B"), key="batch")
-    assert await batch(world, ("a.txt", b"A"), ("b.txt", b"B"), key="batch") == first
-    assert (await world.data("/files"))["pagination"]["total_items"] == 3
+
+
+async def test_a_batch_is_done_once_for_each_key(world: World) -> None:
+    files = ("a.txt", b"A"), ("b.txt", b"B")
+    first = await send_batch(world, *files, key="k")
+    assert "Idempotent-Replayed" not in first.headers
+    again = await send_batch(world, *files, key="k")
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert await again.json() == await first.json()
+    for other in (await send_batch(world, *files, ("c.txt", b"C"), key="k"), await send(world, b"A", "a.txt", key="k")):
+        await error(other, 400, "VALIDATION_ERROR")
+    assert (await world.data("/files"))["pagination"]["total_items"] == 2
+
+
+async def test_what_is_repeated_takes_nothing_of_limit_and_quota(open_world: OpenWorld, settings: Settings) -> None:
+    limits = settings.limits.model_copy(update={"uploads": 2})
+    world = await open_world(limited(settings, quota_bytes=100_000).model_copy(update={"limits": limits}))
+    large = b"t" * 99_000
+    first = [await send(world, large, key="one"), await send_batch(world, ("a.txt", b"A"), key="some")]
+    await error(await send(world, b"B"), 429, "RATE_LIMIT_EXCEEDED")
+    again = [await send(world, large, key="one"), await send_batch(world, ("a.txt", b"A"), key="some")]
+    for before, after in zip(first, again, strict=True):
+        assert (after.status, await after.json()) == (201, await before.json())
+    await error(await send_batch(world, ("b.txt", b"B"), key="some"), 400, "VALIDATION_ERROR")
+
+
+async def test_a_batch_tells_where_it_stands_with_each_limit_once(world: World) -> None:
+    response = await send_batch(world, ("a.txt", b"A"), ("b.txt", b"B"))
+    assert response.headers["RateLimit-Policy"].count('"uploads"') == 1
+    assert '"uploads";r=99998;' in response.headers["RateLimit"]
 
 
 async def test_uploads_are_limited_by_the_hour(open_world: OpenWorld, settings: Settings) -> None:
@@ -389,7 +431,7 @@ async def test_a_cleanup_removes_what_meets_all_criteria_and_a_dry_run_nothing(w
 async def test_criteria_that_are_wrong_remove_nothing(world: World) -> None:
     await upload(world)
     wrong = {"older_than_days": -1, "file_type": "films", "colour": 1, "dry_run": "perhaps", "larger_than_bytes": -1}
-    for name, value in wrong.items():
+    for name, value in [*wrong.items(), ("subdirectory", "a\x00"), ("subdirectory", "../a")]:
         response = await world.client.post(f"{API}/files/cleanup", json={name: value}, headers=world.headers())
         told = await error(response, 400, "VALIDATION_ERROR")
         assert set(told["details"]) == {name}

@@ -145,6 +145,16 @@ async def test_the_cache_serves_and_forgets(world: World) -> None:
     assert (await admin(world, "/system/cache/invalidate"))["invalidated"] == 1
 
 
+async def test_what_is_to_be_forgotten_must_be_said_so_that_it_is_understood(world: World) -> None:
+    job_id = await world.completed()
+    await world.data(f"/jobs/{job_id}")
+    root = {"Authorization": f"Bearer {world.token('root', Role.ADMIN)}"}
+    path = f"{API}/system/cache/invalidate"
+    await error(await world.client.post(path, headers=root, params={"user_id": ""}), 400, "VALIDATION_ERROR")
+    await error(await world.client.post(path, headers=root, json={"pattern": "user:bob:*"}), 415, "VALIDATION_ERROR")
+    assert (await world.data("/system/cache"))["entries"] == 1
+
+
 async def test_nothing_cached_outlives_what_another_process_deleted(open_world: OpenWorld) -> None:
     first, second = await open_world(), await open_world()
     job_id = await first.completed()
@@ -193,7 +203,8 @@ async def test_pages_of_configured_origins_may_call(open_world: OpenWorld, setti
     assert "Authorization" in allowed.headers["Access-Control-Allow-Headers"]
     answer = await ask(origin, "POST")
     assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (401, origin)
-    assert "RateLimit" in answer.headers["Access-Control-Expose-Headers"]
+    exposed = set(answer.headers["Access-Control-Expose-Headers"].split(", "))
+    assert {"RateLimit", "Content-Location", "Idempotent-Replayed"} <= exposed
     for method in ("OPTIONS", "POST"):
         assert "Access-Control-Allow-Origin" not in (await ask("https://evil.example.com", method)).headers
 

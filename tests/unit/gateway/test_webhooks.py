@@ -102,6 +102,12 @@ async def test_webhooks_are_listed_in_pages_newest_first(world: World) -> None:
     assert all(set(webhook) == FIELDS for webhook in data["items"])
 
 
+async def test_what_cannot_be_the_id_of_a_job_is_refused(world: World) -> None:
+    for given in ("%00", "", "job_1"):
+        told = await error(await world.get(f"/webhooks?job_id={given}"), 400, "VALIDATION_ERROR")
+        assert set(told["details"]) == {"job_id"}
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [

@@ -58,12 +58,17 @@ async def inspected(world: World, file_id: str, user: str = "ada") -> dict[str, 
     return await until(done)
 
 
-async def batch(world: World, *files: tuple[str, bytes], name: str = "files", key: str = "") -> dict[str, Any]:
+async def send_batch(world: World, *files: tuple[str, bytes], name: str = "files", key: str = "") -> ClientResponse:
     form = FormData(quote_fields=False)
     for filename, content in files:
         form.add_field(name, content, filename=filename)
     headers = world.headers() | ({"Idempotency-Key": key} if key else {})
-    response = await world.client.post(f"{API}/files/batch-upload", data=form, headers=headers)
+    return await world.client.post(f"{API}/files/batch-upload", data=form, headers=headers)
+
+
+async def batch(world: World, *files: tuple[str, bytes], **more: str) -> dict[str, Any]:
+    """Upload files together; returns what became of them."""
+    response = await send_batch(world, *files, **more)
     body = await response.json()
     assert response.status in (200, 201), body
     return dict(body["data"])
