@@ -76,8 +76,25 @@ class Dispatcher:
             log.info("unfinished jobs taken up", count=count)
 
     async def dispatch(self) -> int:
-        """One pass; returns how many jobs were sent."""
-        claimed = await self._claim()
+        """One pass; returns how many jobs were sent.
+
+        Raises:
+            BrokerError: the jobs of a model could not be sent; those of the others were.
+        """
+        async with self._database.read() as connection:
+            waiting = await jobs.count_waiting(connection)
+        sent, errors = 0, []
+        for model in waiting:
+            try:
+                sent += await self._dispatch(model)
+            except BrokerError as error:  # perhaps of this model's queue alone
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        return sent
+
+    async def _dispatch(self, model: str) -> int:
+        claimed = await self._claim(model)
         sent = 0
         try:
             for start in range(0, len(claimed), NOTED_TOGETHER):
@@ -87,26 +104,19 @@ class Dispatcher:
                 await self._release(claimed)
         return sent
 
-    async def _claim(self) -> list[Claimed]:
-        async with self._database.read() as connection:
-            waiting = await jobs.count_waiting(connection)
-        if not waiting:
-            return []
+    async def _claim(self, model: str) -> list[Claimed]:
         async with self._database.write() as connection:
             await self._database.lock(connection, LOCK)
             busy, capacity = await jobs.count_in_flight(connection), await self._capacity(connection)
-            room = {model: capacity[model] - busy.get(model, 0) for model in waiting}
-            return [
-                job for model, free in room.items() if free > 0 for job in await jobs.claim(connection, model, free)
-            ]
+            free = capacity[model] - busy.get(model, 0)
+            return await jobs.claim(connection, model, free) if free > 0 else []
 
     async def _capacity(self, connection: AsyncConnection) -> Counter[str]:
         """Jobs per model that may be in flight."""
         each = self._settings.gateway.max_in_flight_per_worker
         if self._settings.embedded:
             return Counter(dict.fromkeys(self._catalogue.names, each))
-        since = now() - timedelta(seconds=BEATS_MISSED * self._settings.worker.heartbeat_s)
-        consumers = await workers.live(connection, since)
+        consumers = await workers.live(connection, now() - alive(self._settings))
         return Counter({entry.name: each * consumers[entry.queue] for entry in self._catalogue})
 
     async def _send(self, claimed: Sequence[Claimed]) -> int:

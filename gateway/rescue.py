@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import datetime, timedelta
 
 import dramatiq
@@ -91,8 +92,8 @@ class Rescue:
         return len(lost)
 
     def _quiet(self, epoch: int) -> datetime:
-        """Since when a job must have been silent that was sent so often."""
-        silence: timedelta = LEASES * (1 << (epoch - 1)) * self._settings.worker.lease
+        """Since when a job must have been silent that was sent so often: twice as long each time."""
+        silence: timedelta = LEASES * (1 << (min(epoch, MOST_EPOCHS) - 1)) * self._settings.worker.lease
         return now() - silence
 
     async def bury(self) -> int:
@@ -107,11 +108,12 @@ class Rescue:
     def _collect(self, broker: RabbitBroker) -> list[Final | None]:
         finals: list[Final | None] = []
         for queue in all_queues(self._catalogue.names):
-            for letter in collect(broker, queue, self._letters):
-                message = letter.message
-                self._metrics.dead_letters.labels(queue).inc()
-                log.error("message died", letter=letter.id, queue=queue, reason=letter.reason)
-                finals.append(None if message is None else self._store.decide(letter.verdict(message)))
+            with closing(collect(broker, queue, self._letters)) as letters:
+                for letter in letters:
+                    message = letter.message
+                    self._metrics.dead_letters.labels(queue).inc()
+                    log.error("message died", letter=letter.id, queue=queue, reason=letter.reason)
+                    finals.append(None if message is None else self._store.decide(letter.verdict(message)))
         return finals
 
 

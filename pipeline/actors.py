@@ -65,7 +65,8 @@ def _handle(runner: Runner, lane: Lane, body: dict[str, Any], backoff_s: tuple[f
     if message is None:
         return
     try:
-        runner.run(message, retries_left=max(0, lane.max_retries - retries), redelivered=redelivered)
+        left = max(0, lane.max_retries - retries)
+        runner.run(message, retries_left=left, redelivered=redelivered, retried=retries > 0)
     except TimeLimitExceeded:
         runner.fail(message, _too_long(lane))
     except TryAgain as again:

@@ -7,7 +7,7 @@ there, so that nothing dies unseen: the letter is kept here and its job ends wit
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -98,10 +98,10 @@ class DeadLetters:
                 self._store.delete(info.key)
 
 
-def collect(broker: RabbitBroker, queue: str, letters: DeadLetters) -> Iterator[DeadLetter]:
+def collect(broker: RabbitBroker, queue: str, letters: DeadLetters) -> Generator[DeadLetter]:
     """Move what `<queue>.XQ` holds into `letters`; each is acknowledged when the next is asked for.
 
-    Blocks; to be called in one thread. Raises `BrokerError`, `StoreError`.
+    Blocks; to be called, and closed, in one thread. Raises `BrokerError`, `StoreError`.
     """
     broker.declare_queue(queue, ensure=True)
     try:
@@ -116,6 +116,9 @@ def collect(broker: RabbitBroker, queue: str, letters: DeadLetters) -> Iterator[
     except pika.exceptions.AMQPError as error:
         del broker.connection
         raise broker.lost(error) from error
+    except BaseException:  # of the store, or of who asked: the letter goes back to its queue with the connection
+        del broker.connection
+        raise
 
 
 def requeue(broker: dramatiq.Broker, letter: DeadLetter) -> None:

@@ -9,6 +9,7 @@ wait for.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -99,6 +100,7 @@ class Hold:
         self._denoising = False
         self._taken_up = False
         self._alone = False  # nobody had it before, and nothing but the head was written
+        self._turn = threading.Lock()  # one thread at a time changes the head
         self.lost = False
         """Another worker has the render."""
 
@@ -113,6 +115,11 @@ class Hold:
             WorkerLost: too many workers died of it without getting on.
             StoreError: the store is away.
         """
+        with self._turn:
+            head = self._take(redelivered)
+        return self._checkpoint(head)
+
+    def _take(self, redelivered: bool) -> Head:
         standing: Head | None = None  # most renders are taken up once: trying to be the first asks as well
         etag = ""
         while True:
@@ -125,7 +132,7 @@ class Hold:
             self._head, self._taken_up, self._alone = head, True, standing is None
             if head.done > self._offered.done:
                 self._kept = self._offered = replace(self._offered, done=head.done)
-            return self._checkpoint(head)
+            return head
 
     def take_soon(self) -> None:
         """Begin to `take` a render that has just been sent for the first time; its outcome is seen by `offer`."""
@@ -182,6 +189,20 @@ class Hold:
         """This worker lives: whatever ended its run did not kill it."""
         self._change(lambda head: head.model_copy(update={"holder": "", "takers": self._others(head)}))
 
+    def spare(self) -> None:
+        """Whoever takes the render up next must not count this worker as lost; until then it goes on. Any thread."""
+        with self._turn:
+            if self._head is None or self._head.holder != self._name or self.lost:
+                return
+            head = self._head.model_copy(update={"takers": self._others(self._head)})
+            try:
+                self._etag = self._write(head, self._etag)
+                self._head = head
+            except (PreconditionFailed, ObjectMissing):
+                return  # the next checkpoint will find out
+            except StoreError:
+                self._head = None  # to be read again: nobody knows which it is
+
     def clean_up(self) -> None:
         """The render is over: remove head and checkpoints, also those that others left behind."""
         with suppress(Interrupted, WorkerLost):
@@ -233,10 +254,9 @@ class Hold:
         """Change the head if it is still this worker's; if not, or if the store is away, somebody else sees to it."""
         with suppress(Interrupted, WorkerLost):
             self.settle()
-        if self._head is None or self.lost:
-            return
-        with suppress(AlreadyExists, PreconditionFailed, ObjectMissing, StoreError):
-            self._write(change(self._head), self._etag)
+        with self._turn, suppress(AlreadyExists, PreconditionFailed, ObjectMissing, StoreError):
+            if self._head is not None and not self.lost:
+                self._write(change(self._head), self._etag)
 
     def _checkpoint(self, head: Head) -> bytes | None:
         if head.checkpoint is None:
@@ -283,9 +303,13 @@ class Hold:
 
     def _advance(self, snapshot: Snapshot, done: int) -> None:
         """Store a snapshot and move the head to it; a refusal means that the render is lost."""
+        with self._turn:
+            self._move(snapshot, done)
+
+    def _move(self, snapshot: Snapshot, done: int) -> None:
         began = self._clock()
         if not self._taken_up:
-            self.take()
+            self._take(redelivered=False)
         elif self._head is None:  # a write of unknown outcome
             self._head, self._etag = self._read()
         if self._head is None or self._head.holder != self._name:

@@ -13,13 +13,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
-import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,7 +27,7 @@ from structlog.contextvars import bound_contextvars
 
 from config.errors import Fault, T2MError
 from models.contract import Detail, Interrupted, Report
-from pipeline import heap, keys, metrics, steps
+from pipeline import heap, keys, metrics, scratch, steps
 from pipeline.bus.base import EventPublisher
 from pipeline.cancellation import CHECK_INTERVAL_S, Stops, Token
 from pipeline.errors import Disconnected, ObjectMissing, OutOfRam, ScratchFull, StoreError, Unexpected, WorkerLost
@@ -145,6 +144,7 @@ class Runner:
         self._worker, self._rules = worker, rules
         self._uploads = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._health = Health()
+        self._blameless: list[Callable[[], None]] = []
         publisher.on_cancel(self.stops.hurry)
 
     @property
@@ -152,11 +152,14 @@ class Runner:
         """See above."""
         return self._health.unfit
 
-    def run(self, message: StageMessage, retries_left: int = 0, redelivered: bool = False) -> None:
+    def run(
+        self, message: StageMessage, retries_left: int = 0, redelivered: bool = False, retried: bool = False
+    ) -> None:
         """Handle one message to its end; returns when it may be acknowledged.
 
         Args:
             retries_left: how often the caller will deliver it again after `TryAgain`.
+            retried: this is such a delivery.
             redelivered: it was delivered before, to a worker that died or lost its connection.
 
         Raises:
@@ -165,7 +168,8 @@ class Runner:
         with bound_contextvars(job_id=message.job_id, trace_id=message.trace_id, stage=str(message.stage)):
             waited = (now() - message.sent_at).total_seconds()
             metrics.QUEUE_WAIT_SECONDS.labels(message.stage).observe(max(0.0, waited))  # clocks of hosts differ
-            outcome = self._handle(message, retries_left, redelivered)
+            fresh = not redelivered and not retried and _just_sent(message)
+            outcome = self._handle(message, retries_left, redelivered, fresh)
             metrics.STAGES.labels(message.stage, outcome).inc()
             log.info("stage handled", outcome=outcome)
 
@@ -180,15 +184,29 @@ class Runner:
             self._clean_up(message.job_id, self._jobs.present(message.job_id))
         events.flush()
 
+    def spare(self) -> None:
+        """This process is about to end whatever still runs: note that no job is to blame for that."""
+        for note in list(self._blameless):
+            note()
+
+    @contextmanager
+    def _noted(self, note: Callable[[], None]) -> Iterator[None]:
+        """While the worker's death would be blamed on the job unless `note` was called."""
+        self._blameless.append(note)
+        try:
+            yield
+        finally:
+            self._blameless.remove(note)
+
     def _events(self, message: StageMessage) -> Events:
         return Events(self._publisher, message)
 
-    def _handle(self, message: StageMessage, retries_left: int, redelivered: bool) -> str:
+    def _handle(self, message: StageMessage, retries_left: int, redelivered: bool, fresh: bool) -> str:
         events = self._events(message)
         try:
             try:
                 with self._neighbours.running(message.job_id, message.stage), self._survived(message, redelivered):
-                    outcome = self._run(message, events, redelivered)
+                    outcome = self._run(message, events, redelivered, fresh)
             except Interrupted as interrupted:
                 outcome = self._interrupted(message, interrupted, events)
             events.flush()
@@ -197,9 +215,9 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - whatever a stage throws ends up in `final`, never in a lost message
             return self._failed(message, translated(error), retries_left, events)
 
-    def _run(self, message: StageMessage, events: Events, redelivered: bool) -> str:
+    def _run(self, message: StageMessage, events: Events, redelivered: bool, fresh: bool) -> str:
         present: frozenset[str] = frozenset()
-        if _fresh(message, redelivered):
+        if fresh:
             self._jobs.learn(message.request, message.records)
         else:
             present = self._jobs.present(message.job_id)
@@ -221,7 +239,7 @@ class Runner:
         if done:
             self._clean_up(message.job_id, present)
         elif message.stage is Stage.RENDER:
-            cleaned = self._render(message, request, events, redelivered)
+            cleaned = self._render(message, request, events, redelivered, fresh)
         else:
             self._jobs.commit(self._work(message, request, self._upstream(message), events))
         events.finished()
@@ -230,21 +248,24 @@ class Runner:
             cleaned.result()
         return "skipped" if done else "done"
 
-    def _render(self, message: StageMessage, request: JobRequest, events: Events, redelivered: bool) -> Future[None]:
+    def _render(
+        self, message: StageMessage, request: JobRequest, events: Events, redelivered: bool, fresh: bool
+    ) -> Future[None]:
         """Take the render up, or go on with it, until it has its record or goes on elsewhere.
 
         Returns the end of the cleaning up behind it, to be waited for before the message is acknowledged.
         """
         hold = Hold(self._jobs.store, message, self._worker, self._rules, self.stops, self._uploads)
         try:
-            resume = None
-            if _fresh(message, redelivered):
-                hold.take_soon()
-            else:
-                resume = hold.take(redelivered)
-            record = self._work(message, request, {}, events, hold, resume)
-            hold.settle()
-            self._jobs.commit(record)
+            with self._noted(hold.spare):
+                resume = None
+                if fresh:
+                    hold.take_soon()
+                else:
+                    resume = hold.take(redelivered)
+                record = self._work(message, request, {}, events, hold, resume)
+                hold.settle()
+                self._jobs.commit(record)
         except Interrupted as interrupted:
             if interrupted.reason in GOES_ON:
                 hold.hand_on(self._send_on(message))
@@ -283,12 +304,14 @@ class Runner:
     @contextmanager
     def _survived(self, message: StageMessage, redelivered: bool) -> Iterator[None]:
         """Note that this worker lived through a delivery that others may have died of."""
-        try:
-            yield
-        except Exception:
-            self._note_survival(message, redelivered)
-            raise
-        self._note_survival(message, redelivered)
+        note = partial(self._note_survival, message, redelivered)
+        with self._noted(note):
+            try:
+                yield
+            except Exception:
+                note()
+                raise
+            note()
 
     def _note_survival(self, message: StageMessage, redelivered: bool) -> None:
         if redelivered and message.stage is not Stage.RENDER:
@@ -331,7 +354,7 @@ class Runner:
             heap.given_back(),
             self._watch() as alive,
             Token(self._jobs, request.job_id, self.stops, alive, hold) as token,
-            self._folder() as at,
+            scratch.folder(self._scratch) as at,
         ):
             inputs = self._fetch(self._inputs(message.stage, request, records), at / "in")
             out = at / "out"
@@ -380,13 +403,6 @@ class Runner:
         if len(items) == 1:  # most stages move one blob; the thread switch would cost more than it gives
             return [transfer(items[0])]
         return list(self._transfers.map(transfer, items))
-
-    @contextmanager
-    def _folder(self) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(
-            dir=self._scratch, prefix=f"{os.getpid()}-", ignore_cleanup_errors=True
-        ) as name:
-            yield Path(name)
 
     def _hand_on(self, message: StageMessage, request: JobRequest) -> None:
         step = CHAIN[message.stage]
@@ -459,14 +475,14 @@ def _following(
     )
 
 
-def _fresh(message: StageMessage, redelivered: bool) -> bool:
-    """Whether a message comes for the first time, and so soon that a look at the job can show nothing of use.
+def _just_sent(message: StageMessage) -> bool:
+    """Whether a message that comes for the first time comes so soon that a look at the job can show nothing of use.
 
     A verdict of the last second would be noticed no later than by `Token`, and work that a record could spare took less
     than that second. Whatever was missed, records and `final` are still created only once.
     """
     age_s = (now() - message.sent_at).total_seconds()
-    return age_s < CHECK_INTERVAL_S and message.epoch == 1 and message.hop == 0 and not redelivered
+    return 0 <= age_s < CHECK_INTERVAL_S and message.epoch == 1 and message.hop == 0
 
 
 def translated(error: Exception) -> T2MError:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
+import secrets
 import socket
 import threading
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import dramatiq
@@ -16,6 +17,7 @@ from dramatiq.broker import Broker
 
 from config.errors import ConfigError
 from config.settings import Settings
+from pipeline import scratch
 from pipeline.actors import lane_of
 from pipeline.bus.base import EventPublisher
 from pipeline.cancellation import Stops
@@ -33,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 FINISH_SHARE, LEAVE_SHARE = 0.5, 0.8
 """Shares of the grace period: until the first running work may finish, until the second renders must have left their
-checkpoint; the rest is for closing connections."""
+checkpoint. What runs on after that is ended with the process, and noted to be without blame."""
 
 
 def by_class(queues: Sequence[str], models: Sequence[str]) -> dict[QueueClass, tuple[str, ...]]:
@@ -65,7 +67,7 @@ def make_runner(
     watch: Watch = unwatched,
 ) -> Runner:
     """A runner wired to this process's store, bus and broker."""
-    sweep(scratch_folder(settings))
+    scratch.sweep(scratch_folder(settings))
     worker = settings.worker
     return Runner(
         Jobs(store),
@@ -80,22 +82,15 @@ def make_runner(
     )
 
 
+@cache
 def worker_id() -> str:
-    """Name of this process among all workers."""
-    return f"{socket.gethostname()}-{os.getpid()}"
+    """Name of this process among all workers; a container that starts again has the same host name and process ids."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def scratch_folder(settings: Settings) -> Path:
     """Where runs keep their working files."""
     return settings.data_dir.absolute() / "scratch"
-
-
-def sweep(scratch: Path) -> None:
-    """Remove the working files that processes which are gone have left; their names start with the process id."""
-    for folder in scratch.glob("*-*"):
-        pid = folder.name.split("-")[0]
-        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Crew:

@@ -23,7 +23,7 @@ from pipeline.actors import declare
 from pipeline.broker import open_broker
 from pipeline.bus.factory import open_publisher
 from pipeline.cancellation import Stops
-from pipeline.runtime import Crew, make_runner
+from pipeline.runtime import LEAVE_SHARE, Crew, make_runner
 from pipeline.steps import Functions
 from pipeline.store.factory import open_store
 from pipeline.topology import QueueClass
@@ -118,7 +118,11 @@ def _serve(duty: Duty, marks: Marks, ready: threading.Event, stop: threading.Eve
     while not stop.wait(LOOK_S) and not runner.unfit and (supervisor is None or supervisor.is_alive()):
         ready.set() if crew.ready else ready.clear()
     ready.clear()
+    sparing = threading.Timer(LEAVE_SHARE * settings.worker.grace_s, runner.spare)
+    sparing.daemon = True
+    sparing.start()
     crew.stop(settings.worker.grace_s)
+    sparing.cancel()
     publisher.close()
     broker.close()
     if runner.unfit:

@@ -320,9 +320,9 @@ async def mark_dispatched(connection: AsyncConnection, job_ids: Collection[str])
 
 
 async def release(connection: AsyncConnection, job_ids: Collection[str]) -> None:
-    """Let claimed jobs wait again, as they could not be sent."""
+    """Let claimed jobs wait again, as they could not be sent, which does not count as sent once more."""
     unsent = one_of(jobs.c.id, job_ids) & jobs.c.dispatched_at.is_(None)
-    await connection.execute(update(jobs).where(unsent).values(claimed_at=None))
+    await connection.execute(update(jobs).where(unsent).values(claimed_at=None, epoch=jobs.c.epoch - 1))
 
 
 async def recall(connection: AsyncConnection) -> int:

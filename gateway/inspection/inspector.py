@@ -15,6 +15,7 @@ from gateway.database import files
 from gateway.database.engine import Database
 from gateway.database.files import Inspection, Upload
 from gateway.inspection import sandbox
+from pipeline.errors import ObjectMissing
 from pipeline.store.base import ObjectStore
 from pipeline.vocabulary import ArtifactRef
 
@@ -24,9 +25,10 @@ POLL_S = 2.0
 """How soon a file of a gateway that died, or that is tried again, is noticed."""
 LEASE = timedelta(seconds=4 * sandbox.LIMIT_S)
 """A file belongs so long to the gateway that looks into it."""
-PAUSE = timedelta(seconds=30)
+PAUSE = timedelta(minutes=1)
 """Before a file is tried again that could not be fetched."""
-TRIES = 5
+TRIES_GONE, TRIES_AWAY = 5, 24 * 60
+"""Of a file that the store does not have, and while it is away: a day, as that must not make files unreadable."""
 THUMBNAIL_TYPE = "image/jpeg"
 
 
@@ -87,8 +89,9 @@ class Inspector:
             thumbnails = await self._keep(findings.thumbnails)
         except T2MError as error:  # the store is away, or has lost the file
             log.warning("file not looked into", file_id=upload.id, error=str(error))
+            tries = TRIES_GONE if isinstance(error, ObjectMissing) else TRIES_AWAY
             async with self._database.write() as connection:
-                await files.postpone(connection, upload.id, PAUSE, TRIES)
+                await files.postpone(connection, upload.id, PAUSE, tries)
             return
         state = Inspection.READY if findings.readable else Inspection.UNREADABLE
         async with self._database.write() as connection:

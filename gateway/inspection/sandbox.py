@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from gateway.inspection.protocol import MAX_PIECE, REQUEST, SIZES
+from pipeline.errors import StoreError
 from pipeline.store.base import ObjectStore
 from pipeline.vocabulary import ArtifactRef
 
@@ -49,7 +50,7 @@ async def inspect(store: ObjectStore, ref: ArtifactRef) -> Findings:
     """Look into a stored file; whatever is in it, the answer comes within `LIMIT_S`.
 
     Raises:
-        StoreError, ObjectMissing: it could not be read from the store.
+        StoreError, ObjectMissing: it could not be read from the store, or not in that time.
     """
     ours, theirs = socket.socketpair()
     with theirs:
@@ -61,7 +62,8 @@ async def inspect(store: ObjectStore, ref: ArtifactRef) -> Findings:
             env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},  # no secrets
             process_group=0,
         )
-    reading = asyncio.create_task(_serve_reads(ours, store, ref))
+    asking = asyncio.Event()
+    reading = asyncio.create_task(_serve_reads(ours, store, ref, asking))
     try:
         async with asyncio.timeout(LIMIT_S):
             result, complaint = await asyncio.gather(_all(process.stdout, MAX_RESULT), _all(process.stderr, 1 << 20))
@@ -70,6 +72,8 @@ async def inspect(store: ObjectStore, ref: ArtifactRef) -> Findings:
             reading.result()  # the store's error, if that is why it ended
         return _findings(code, result, complaint, ref)
     except TimeoutError:
+        if asking.is_set():
+            raise StoreError("The store takes too long to answer.") from None
         return Findings(False, {"error": "It takes too long to read"})
     finally:
         if process.returncode is None:
@@ -81,7 +85,8 @@ async def inspect(store: ObjectStore, ref: ArtifactRef) -> Findings:
             await reading
 
 
-async def _serve_reads(ours: socket.socket, store: ObjectStore, ref: ArtifactRef) -> None:
+async def _serve_reads(ours: socket.socket, store: ObjectStore, ref: ArtifactRef, asking: asyncio.Event) -> None:
+    """Answer the child until it ends; `asking` is set while the store is asked."""
     reader, writer = await asyncio.open_connection(sock=ours)
     left = MAX_READ
     try:
@@ -91,7 +96,10 @@ async def _serve_reads(ours: socket.socket, store: ObjectStore, ref: ArtifactRef
             if length <= 0:
                 return
             left -= length
-            writer.write(await asyncio.to_thread(lambda: b"".join(store.read(ref.key, start, length))))  # noqa: B023
+            asking.set()
+            piece = await asyncio.to_thread(lambda: b"".join(store.read(ref.key, start, length)))  # noqa: B023
+            asking.clear()
+            writer.write(piece)
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):
         return  # the child has ended

@@ -39,9 +39,11 @@ class Recording(InProcessBroker):
         super().__init__()
         self.sent: list[StageMessage] = []
         self.fails = False
+        self.full = ""
+        """A queue that takes nothing."""
 
     def enqueue(self, message: dramatiq.Message, *, delay: int | None = None) -> dramatiq.Message:
-        if self.fails:
+        if self.fails or message.queue_name == self.full:
             raise BrokerError("The broker is away.")
         self.sent.append(StageMessage.model_validate(message.args[0]))
         return super().enqueue(message, delay=delay)
@@ -56,8 +58,8 @@ class Scene:
     def dispatcher(self) -> Dispatcher:
         return Dispatcher(self.settings, CATALOGUE, self.database, self.broker, Metrics(), asyncio.Event())
 
-    async def accept(self, user: str, age_s: float = 0) -> str:
-        job = resolve({"prompt": "p"}, user_id=user, catalogue=CATALOGUE, default_model="tiny")
+    async def accept(self, user: str, age_s: float = 0, model: str = "tiny") -> str:
+        job = resolve({"prompt": "p", "model": model}, user_id=user, catalogue=CATALOGUE, default_model="tiny")
         job = job.model_copy(update={"created_at": now() - timedelta(seconds=age_s)})
         async with self.database.write() as connection:
             await jobs.add(connection, job)
@@ -188,6 +190,18 @@ async def test_a_failed_send_leaves_the_job_waiting(embedded: Scene) -> None:
     embedded.broker.fails = False
     assert await embedded.dispatcher().dispatch() == 1
     assert embedded.sent == [job_id]
+    assert embedded.broker.sent[0].epoch == 1, "it was sent once"
+
+
+async def test_a_queue_that_takes_nothing_holds_no_other_model_back(embedded: Scene) -> None:
+    stuck, others = CATALOGUE.names[1], [CATALOGUE.names[0], CATALOGUE.names[2]]
+    ids = {name: await embedded.accept("ada", model=name) for name in (stuck, *others)}
+    embedded.broker.full = f"render.{stuck}"
+    with pytest.raises(BrokerError):
+        await embedded.dispatcher().dispatch()
+    assert set(embedded.sent) == {ids[name] for name in others}
+    embedded.broker.full = ""
+    assert await embedded.dispatcher().dispatch() == 1
 
 
 async def test_the_claim_of_a_dead_dispatcher_runs_out(embedded: Scene) -> None:

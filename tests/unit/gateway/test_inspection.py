@@ -6,8 +6,10 @@ import asyncio
 import io
 import struct
 import sys
+import threading
 import zipfile
 import zlib
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from gateway.inspection import sandbox
 from gateway.inspection.sandbox import Findings
 from pipeline.errors import ObjectMissing, StoreError
 from pipeline.store.base import ObjectStore
+from pipeline.store.local import FileStore
 from pipeline.vocabulary import ArtifactRef
 from tests.conformance.scene import pdf
 from tests.unit.gateway.support import World
@@ -189,6 +192,43 @@ async def test_a_lost_file_is_given_up(world: World, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("gateway.inspection.inspector.PAUSE", timedelta(0))
     made = await upload(world, picture(), "photo.png")
     assert (await inspected(world, made["id"]))["inspection"] == "unreadable"
+
+
+async def test_a_store_that_is_away_for_long_leaves_files_readable(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = sandbox.inspect, []
+
+    async def away(*of: Any) -> Findings:
+        asked.append(of)
+        if len(asked) < 20:
+            raise StoreError("The store is away.")
+        return await real(*of)
+
+    monkeypatch.setattr(sandbox, "inspect", away)
+    monkeypatch.setattr("gateway.inspection.inspector.PAUSE", timedelta(0))
+    made = await upload(world, picture(), "photo.png")
+    assert (await inspected(world, made["id"]))["inspection"] == "ready"
+
+
+async def test_a_store_that_does_not_answer_in_time_is_not_the_files_fault(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await upload(world, picture(), "photo.png")
+    ref = ArtifactRef(name="photo.png", digest=made["checksum"], key="k", size=made["size"], media_type="image/png")
+    answered = threading.Event()
+
+    class Slow(FileStore):
+        def read(self, *of: Any) -> Iterator[bytes]:
+            answered.wait(20)
+            yield b""
+
+    monkeypatch.setattr(sandbox, "LIMIT_S", 1.0)
+    try:
+        with pytest.raises(StoreError):
+            await sandbox.inspect(Slow(world.settings.data_dir / "store"), ref)
+    finally:
+        answered.set()
 
 
 # Hostile files

@@ -120,6 +120,8 @@ async def test_the_more_often_a_job_was_sent_the_longer_it_may_wait(rescued: Res
     await rescued.sent(5.9, epoch=2)
     await rescued.sent(47, epoch=MOST_EPOCHS)
     assert await rescued.rescue.send_again() == 0
+    await rescued.sent(47, epoch=1000)
+    assert await rescued.rescue.send_again() == 0, "but not for ever"
     await rescued.sent(6.1, epoch=2)
     assert await rescued.rescue.send_again() == 1
 

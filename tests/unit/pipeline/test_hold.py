@@ -252,6 +252,21 @@ def test_a_drain_that_a_step_would_outlast_hands_back_at_once(bench: Bench, requ
     assert second.resumed == [b"2"]
 
 
+def test_a_render_that_was_spared_goes_on_as_before(bench: Bench, request_: JobRequest):
+    stepper = Stepper()
+    runner = bench.another({}, "one", OFTEN)
+
+    def render(work: Work) -> Made:
+        runner.spare()
+        assert head_of(bench, request_.job_id).takers == ()
+        return stepper.functions()[Stage.RENDER](work)
+
+    runner._functions = {Stage.RENDER: render}
+    runner.run(message(request_))
+    assert stepper.done == list(range(1, STEPS + 1))
+    assert bench.jobs.record(request_.job_id, Stage.RENDER) is not None
+
+
 def test_progress_forgives_the_workers_that_were_lost(bench: Bench, request_: JobRequest):
     """Preempted again and again, a long render is no poison as long as it gets on."""
     for number in range(5):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from pipeline.errors import StoreError
 from pipeline.runner import TryAgain
 from pipeline.steps import Made, Work
 from pipeline.store.local import FileStore
-from pipeline.vocabulary import EventKind, JobRequest, Stage, Status
+from pipeline.vocabulary import EventKind, JobRequest, Stage, Status, now
 from tests.small_stages import SMALL, encode, job, metadata, render, thumbnails, write
 from tests.unit.pipeline.recording import Bench, message
 
@@ -109,6 +110,19 @@ def test_a_message_that_was_handed_on_is_never_taken_for_fresh(bench: Bench, req
     bench.jobs.cancel(request_.job_id, "user_1")
     bench.runner.run(message(request_, age_s=0).model_copy(update=changes))
     assert bench.bus.kinds() == [EventKind.CANCELLED]
+
+
+@pytest.mark.parametrize("ahead_s", [0, 5])
+def test_a_message_that_is_tried_again_is_never_taken_for_fresh(bench: Bench, request_: JobRequest, ahead_s: float):
+    """Its age does not tell where clocks differ."""
+    seen = []
+    again = message(request_).model_copy(update={"sent_at": now() + timedelta(seconds=ahead_s)})
+    runner = bench.another(SMALL | {Stage.RENDER: lambda work: seen.append(work) or throw(Flaky("Away."))}, "one")
+    with pytest.raises(TryAgain):
+        runner.run(again, retries_left=2)
+    bench.runner.run(message(request_))
+    runner.run(again, retries_left=1, retried=True)
+    assert len(seen) == 1, "the record is there"
 
 
 def test_the_loser_of_a_race_adopts_the_record_of_the_winner(bench: Bench, request_: JobRequest):
@@ -293,6 +307,20 @@ def test_a_job_that_kills_three_workers_fails(bench: Bench, request_: JobRequest
     final = bench.jobs.final(request_.job_id)
     assert final is not None and final.failure is not None and final.failure.code == "WorkerLost"
     assert "3 workers died" in final.failure.message
+
+
+@pytest.mark.parametrize("stage", [Stage.RENDER, Stage.ENCODE])
+def test_workers_that_had_to_leave_in_the_middle_do_not_count(bench: Bench, request_: JobRequest, stage: Stage):
+    """A restart that comes while weights are being loaded."""
+    if stage is Stage.ENCODE:
+        bench.runner.run(message(request_))
+    for number in range(5):
+        runner = bench.another({}, f"worker-{number}")
+        runner._functions = SMALL | {stage: lambda work, leaves=runner: leaves.spare() or throw(KeyboardInterrupt())}
+        with pytest.raises(KeyboardInterrupt):
+            runner.run(message(request_, stage), redelivered=number > 0)
+    bench.another(SMALL, "worker-9").run(message(request_, stage), redelivered=True)
+    assert bench.jobs.record(request_.job_id, stage) is not None
 
 
 def test_a_worker_that_died_before_it_could_say_its_name_counts(bench: Bench, request_: JobRequest):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from config.errors import ConfigError
-from pipeline.runtime import by_class, sweep
+from pipeline import scratch
+from pipeline.runtime import by_class
 from pipeline.topology import QueueClass, all_queues
 from pipeline.worker import check
 
@@ -33,13 +33,23 @@ def test_every_model_has_its_render_queue():
 
 
 def test_only_what_dead_processes_left_is_swept(tmp_path: Path):
-    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
-        gone.wait()
-    (tmp_path / f"{gone.pid}-abc").mkdir()
-    (tmp_path / f"{os.getpid()}-abc").mkdir()
-    (tmp_path / "notes-abc").mkdir()
-    sweep(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([f"{os.getpid()}-abc", "notes-abc"])
+    dies = "import os, sys; from pathlib import Path; from pipeline import scratch\n"
+    dies += "with scratch.folder(Path(sys.argv[1])) as made: (made / 'file').touch(); os._exit(0)"
+    subprocess.run([sys.executable, "-c", dies, str(tmp_path)], check=True)
+    assert len(list(tmp_path.iterdir())) == 1
+    with scratch.folder(tmp_path) as mine:
+        (tmp_path / "notes").touch()
+        scratch.sweep(tmp_path)
+        assert set(tmp_path.iterdir()) == {mine, tmp_path / "notes"}
+    assert set(tmp_path.iterdir()) == {tmp_path / "notes"}
+
+
+def test_a_worker_that_starts_again_has_another_name():
+    """As in a container, where host name and process ids are the same again."""
+    asks = "import os, socket; os.getpid = lambda: 7; socket.gethostname = lambda: 'host'\n"
+    asks += "from pipeline.runtime import worker_id; assert worker_id() == worker_id(); print(worker_id())"
+    names = [subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True).stdout for _ in range(2)]
+    assert all(name.startswith("host-7-") for name in names) and names[0] != names[1]
 
 
 def test_a_worker_refuses_a_broker_that_other_processes_cannot_reach(t2m_settings):
