@@ -107,6 +107,6 @@ train-tiny: install ## Train the bundled model from nothing (six hours on two co
 eval-tiny: install ## Measure the bundled model
 	$(BIN)/python -m models.tiny.evaluate
 
-clean: ## Remove what was built, rendered and cached (not .venv)
-	rm -rf demo data build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## Remove what was built, the demo and caches (not .venv, nor data/ of the service)
+	rm -rf demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -34,6 +34,8 @@ def explain(error: Exception) -> tuple[str, int]:
         return _one_line(str(error)), EXIT_FAILED
     if isinstance(error, OSError) and error.errno is not None:
         return _one_line(_of_system(error)), EXIT_FAILED
+    if isinstance(error, ModuleNotFoundError):
+        return f"This installation has no {error.name}. Use one for workers: pip install 't2m[worker]'.", EXIT_FAILED
     text = f"Unexpected {type(error).__name__}: {error} Run it again with --debug and report what it prints."
     return _one_line(text), EXIT_BUG
 

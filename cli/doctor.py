@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from cli import console
+from cli.servers import rendered
 from config.catalogue import Catalogue
 from config.errors import T2MError
 from config.settings import LogSettings, Settings, load
@@ -26,27 +28,28 @@ class Unusable(T2MError):
     """A dependency does not work."""
 
 
-def diagnose(data: Path | None) -> int:
-    """Run all checks; 0 if all passed."""
+def diagnose(data: Path | None, queues: Sequence[str] = ()) -> int:
+    """Run the checks of a worker with these queues, or all; 0 if all passed."""
     settings = load(data_dir=data)
     logging.configure(LogSettings(level="ERROR"), logging.secrets_of(settings))
-    results = [_report(name, check, settings) for name, check in checks()]
+    results = [_report(name, check, settings) for name, check in checks(queues)]
     return 0 if all(results) else console.EXIT_FAILED
 
 
-def checks() -> Iterator[tuple[str, Check]]:
-    """All checks by the name they are shown with."""
-    yield from {
-        "ffmpeg": ffmpeg,
-        "packager": packager,
-        "gpu": gpu,
-        "weights": weights,
-        "broker": broker,
-        "store": store,
-        "database": database,
-        "redis": redis,
-        "disk": disk,
-    }.items()
+def checks(queues: Sequence[str] = ()) -> Iterator[tuple[str, Check]]:
+    """Checks by the name they are shown with: what a worker with these queues needs, or all."""
+    models = rendered(queues)
+    yield "ffmpeg", ffmpeg
+    yield "packager", packager
+    if models or not queues:
+        yield "gpu", gpu
+        yield "weights", partial(weights, models)
+    yield "broker", broker
+    yield "store", store
+    if not queues:
+        yield "database", database
+        yield "redis", redis
+    yield "disk", disk
 
 
 def _report(name: str, check: Check, settings: Settings) -> bool:
@@ -104,16 +107,17 @@ def gpu(settings: Settings) -> str:
     return f"none; the CPU renders (torch {torch.__version__})"
 
 
-def weights(settings: Settings) -> str:
-    """The default model's weights, digests checked."""
-    from models.weights import LOCK, check, locate
+def weights(models: Sequence[str], settings: Settings) -> str:
+    """The weights of these models, or of the default one, digests checked."""
+    from models.weights import check, locate
 
-    entry = Catalogue.load(settings.models.catalogue).get(settings.models.default)
-    folder = locate(entry, settings.models)
-    if not (folder / LOCK).is_file():
-        return f"{entry.name} at {folder}, without a lock to check it by"
-    check(entry, folder)
-    return f"{entry.name} at {folder}, sha256 checked"
+    found = []
+    for name in models or [settings.models.default]:
+        entry = Catalogue.load(settings.models.catalogue).get(name)
+        folder = locate(entry, settings.models)
+        check(entry, folder)
+        found.append(f"{name} at {folder}, sha256 checked")
+    return "; ".join(found)
 
 
 def broker(settings: Settings) -> str:
@@ -192,6 +196,6 @@ def disk(settings: Settings) -> str:
     """Free space where the data folder lies."""
     from cli.export import check_space, check_writable
 
-    check_writable(settings.data_dir)
+    check_writable(settings.data_dir, "--data")
     check_space(settings.data_dir, LOW_SPACE_BYTES)
     return f"{settings.data_dir.absolute()}, {shutil.disk_usage(settings.data_dir).free / 1e9:.0f} GB free"

@@ -16,8 +16,11 @@ from pipeline.vocabulary import ArtifactRef
 MANIFEST = "manifest.json"
 
 
-def check_writable(out: Path) -> None:
+def check_writable(out: Path, option: str) -> None:
     """Make the folder and write in it.
+
+    Args:
+        option: by which another can be chosen.
 
     Raises:
         ConfigError: it cannot be made or written; says why.
@@ -27,7 +30,7 @@ def check_writable(out: Path) -> None:
         tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
         raise ConfigError(
-            f"Cannot write to {out}: {error.strerror}.", remedy="Choose another folder with --out."
+            f"Cannot write to {out}: {error.strerror}.", remedy=f"Choose another folder with {option}."
         ) from error
 
 
@@ -41,8 +44,8 @@ def check_space(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(there).free
     if free < needed_bytes:
         raise ConfigError(
-            f"{folder} has {free / 1e9:.1f} GB of free disk space; this clip may need {needed_bytes / 1e9:.1f} GB.",
-            remedy="Free some, or choose another disk with --data and --out.",
+            f"{folder} has {free / 1e9:.1f} GB of free disk space; {needed_bytes / 1e9:.1f} GB may be needed.",
+            remedy="Free some, or choose another folder.",
         )
 
 

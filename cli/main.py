@@ -105,15 +105,18 @@ def worker(
     """Run stages from the configured broker."""
     from cli.servers import work
 
-    raise typer.Exit(work(tuple(name.strip() for name in queues.split(",") if name.strip()), data))
+    raise typer.Exit(work(_names(queues), data))
 
 
 @app.command()
-def doctor(data: Data = None) -> None:
+def doctor(
+    data: Data = None,
+    queues: Annotated[str, typer.Option(help="Check what a worker with these queues needs.", show_default="all")] = "",
+) -> None:
     """Check everything T2M depends on, and say what to do where it does not work."""
     from cli.doctor import diagnose
 
-    raise typer.Exit(diagnose(data))
+    raise typer.Exit(diagnose(data, _names(queues)))
 
 
 @app.command()
@@ -243,6 +246,10 @@ def show_config() -> None:
     from cli.configuration import show
 
     show()
+
+
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in listed.split(",") if name.strip())
 
 
 def main() -> None:

@@ -88,8 +88,13 @@ def work(queues: Sequence[str], data: Path | None) -> int:
 
     settings = _settings(data_dir=data)
     catalogue = Catalogue.load(settings.models.catalogue)
-    fetch([queue.removeprefix(RENDER) for queue in queues if queue.startswith(RENDER)], catalogue, settings)
+    fetch(rendered(queues), catalogue, settings)
     return supervise(settings, catalogue, queues)
+
+
+def rendered(queues: Sequence[str]) -> list[str]:
+    """The models that a worker of these queues renders with."""
+    return [queue.removeprefix(RENDER) for queue in queues if queue.startswith(RENDER)]
 
 
 def _settings(**overrides: object) -> Settings:

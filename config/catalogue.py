@@ -98,7 +98,7 @@ class ModelEntry(BaseModel):
 
 
 class Catalogue:
-    """All rows by name; the first row is the default model."""
+    """All rows by name; `models.default` says which is meant where none is named."""
 
     def __init__(self, entries: Mapping[str, ModelEntry]) -> None:
         self._entries = dict(entries)
@@ -113,15 +113,20 @@ class Catalogue:
         try:
             tables = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise ConfigError(f"Cannot read the model catalogue {path}: {error.strerror}.") from error
+            raise ConfigError(
+                f"Cannot read the model catalogue {path}: {error.strerror}.",
+                remedy="Set `models.catalogue` (T2M_MODELS__CATALOGUE).",
+            ) from error
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"The model catalogue {path} is not valid TOML: {error}.") from error
         entries = {}
         for name, row in tables.items():
             try:
                 entries[name] = ModelEntry(name=name, **row)
-            except (ValidationError, TypeError) as error:
-                raise ConfigError(f"Row [{name}] of {path} is wrong: {error}") from error
+            except ValidationError as error:
+                raise ConfigError(f"Row [{name}] of {path} is wrong: {_explain(error)}") from error
+            except TypeError as error:
+                raise ConfigError(f"{name} in {path} is no row.", remedy="Each model is a table of its own.") from error
         if not entries:
             raise ConfigError(f"The model catalogue {path} is empty.", remedy="Add at least one [model] table.")
         return cls(entries)
@@ -146,3 +151,8 @@ class Catalogue:
             raise ConfigError(
                 f"There is no model {name!r}.", remedy=f"Known models: {', '.join(self._entries)}."
             ) from None
+
+
+def _explain(error: ValidationError) -> str:
+    wrong = error.errors(include_url=False, include_context=False, include_input=False)
+    return " ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}." for problem in wrong)

@@ -41,6 +41,8 @@ from typing_extensions import TypeIs
 from config.errors import ConfigError
 
 PREFIX = "T2M_"
+ELSEWHERE = ("T2M_CONFIG", "T2M_TRAIN_DIR")
+"""Variables that are read, and are no settings."""
 SHAPES = {name: Path(__file__).with_name(f"{name}.toml") for name in ("embedded", "production")}
 
 
@@ -219,7 +221,8 @@ class GatewaySettings(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     public_url: AnyHttpUrl | None = None
-    """How clients reach the gateway; links in answers start with it. Default: the request's own host."""
+    """How clients reach the gateway; links start with it. Default: in answers the request's own host, in webhooks the
+    address the gateway listens on."""
     trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
     """Networks whose X-Forwarded-For and X-Forwarded-Proto are believed."""
     roles: tuple[Literal["api", "dispatcher", "projector", "webhooks"], ...] = (
@@ -397,7 +400,7 @@ def _is_table(annotation: object) -> TypeIs[type[Section]]:
 
 
 def _refuse_unknown_variables() -> None:
-    known = {"T2M_CONFIG", *variables()}
+    known = {*ELSEWHERE, *variables()}
     for name in sorted(name.upper() for name in os.environ if name.upper().startswith(PREFIX)):
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3)

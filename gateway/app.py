@@ -41,6 +41,7 @@ from gateway.validation import MAX_BODY
 from gateway.webhooks.announcer import Announcer
 from gateway.webhooks.guard import Guard
 from gateway.webhooks.sender import Sender
+from pipeline import metrics as stage_metrics
 from pipeline.bus.base import EventSubscriber
 from pipeline.jobs import Jobs
 from pipeline.safety import open_safety
@@ -108,7 +109,8 @@ def _open(
     catalogue: Catalogue,
     subscribe: Callable[[], EventSubscriber],
 ) -> Gateway:
-    metrics, authenticator = Metrics(), open_authenticator(settings)
+    metrics = Metrics(stage_metrics.ALL if settings.embedded else ())
+    authenticator = open_authenticator(settings)
     redis = settings.redis.url.get_secret_value()
     news, feeds = News(database), Feeds(database)
     news.subscribe(feeds.tell)

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from pipeline.vocabulary import Status
 
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600)
 
 
 class Metrics:
-    """One registry per gateway, so that several may live in one process."""
+    """One registry per gateway, so that several may live in one process.
 
-    def __init__(self) -> None:
+    Args:
+        beside: what others in this process measure.
+    """
+
+    def __init__(self, beside: Iterable[Collector] = ()) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
+        for collector in beside:
+            registry.register(collector)
         self.requests = Counter(
             "t2m_http_requests_total", "Requests answered.", ["method", "route", "status"], registry=registry
         )
@@ -33,8 +44,11 @@ class Metrics:
             registry=registry,
         )
         self.concluded = Counter("t2m_jobs_concluded_total", "Verdicts projected.", ["status"], registry=registry)
+        for status in filter(lambda status: status.final, Status):
+            self.concluded.labels(status)  # from 0 on, or Prometheus would not see the first as an increase
         self.waiting = Gauge("t2m_jobs_waiting", "Accepted jobs that were not sent yet.", ["model"], registry=registry)
         self.in_flight = Gauge("t2m_jobs_in_flight", "Jobs sent and not yet rendered.", ["model"], registry=registry)
+        self.renderers = Gauge("t2m_render_workers", "Live workers that render.", ["model"], registry=registry)
         self.sends = Counter(
             "t2m_dispatcher_sends_total", "Jobs sent to the broker.", ["model", "outcome"], registry=registry
         )

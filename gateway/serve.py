@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.log import server_logger
@@ -34,7 +35,11 @@ THREADS = 16
 
 TRIM_EVERY_S = 30.0
 
+WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - to be recognised, not bound
+
 Ready = Callable[[str], None]
+
+log = structlog.get_logger(__name__)
 
 
 class Unreadable(logging.Filter):
@@ -62,6 +67,8 @@ def run_gateway(settings: Settings, catalogue: Catalogue, ready: Ready | None = 
             address is taken; says which.
     """
     heap.share_heap()
+    if settings.gateway.public_url is None and settings.gateway.host in WILDCARDS:
+        log.warning("links in webhooks lead nowhere: set gateway.public_url", host=settings.gateway.host)
     store, broker = open_store(settings), open_broker(settings)
     store.probe()
     app = create_app(

@@ -34,3 +34,18 @@ STORE_BYTES = Counter("t2m_store_bytes_total", "Bytes of artifacts moved from an
 ERRORS = Counter("t2m_errors_total", "Errors of stage runs, by type.", ("stage", "type"))
 LOST_DELIVERIES = Counter("t2m_lost_deliveries_total", "Deliveries whose worker died or lost its broker.", ("stage",))
 GPU_MEMORY_BYTES = Gauge("t2m_gpu_memory_bytes", "Memory in use on the GPU.", ("gpu",), multiprocess_mode="mostrecent")
+
+ALL = (
+    JOBS,
+    STAGES,
+    STAGE_SECONDS,
+    QUEUE_WAIT_SECONDS,
+    STEP_SECONDS,
+    FRAMES_PER_SECOND,
+    CHECKPOINTS,
+    STORE_BYTES,
+    ERRORS,
+    LOST_DELIVERIES,
+    GPU_MEMORY_BYTES,
+)
+"""For a gateway in the same process."""

@@ -57,7 +57,8 @@ def serve(host: str, port: int, observed: Observed) -> ThreadingHTTPServer:
         server = ThreadingHTTPServer((host, port), Handler)
     except OSError as error:
         raise ConfigError(
-            f"The worker cannot listen on {host}:{port}: {error.strerror}.", remedy="Set `worker.metrics_port`."
+            f"The worker cannot listen on {host}:{port}: {error.strerror}.",
+            remedy="Set `worker.metrics_port` (T2M_WORKER__METRICS_PORT); 0 takes a free one.",
         ) from error
     threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
     return server

@@ -130,7 +130,10 @@ def _load_or_make(path: Path) -> Ed25519PrivateKey:
                 _make(path)
         key = load_pem_private_key(path.read_bytes(), password=None)
     except OSError as error:
-        raise ConfigError(f"Cannot read or make the token key {path}: {error.strerror}.") from error
+        raise ConfigError(
+            f"Cannot read or make the token key {path}: {error.strerror}.",
+            remedy="Set `auth.key_file` (T2M_AUTH__KEY_FILE) or `data_dir` (T2M_DATA_DIR), or run as their owner.",
+        ) from error
     except (ValueError, TypeError) as error:
         raise ConfigError(
             f"{path} holds no private key in PEM.", remedy="Restore it, or remove it for a new one."

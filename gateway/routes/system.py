@@ -161,6 +161,7 @@ async def metrics(request: web.Request) -> web.Response:
     gateway = request.app[GATEWAY]
     gateway.metrics.waiting.clear()
     gateway.metrics.in_flight.clear()
+    gateway.metrics.renderers.clear()
     with suppress(SQLAlchemyError, OSError):
         await _count_jobs(gateway)
     return web.Response(body=gateway.metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -173,6 +174,7 @@ async def _count_jobs(gateway: Gateway) -> None:
     for model in gateway.catalogue.names:
         gateway.metrics.waiting.labels(model).set(waiting.get(model, 0))
         gateway.metrics.in_flight.labels(model).set(busy.get(model, 0))
+        gateway.metrics.renderers.labels(model).set(await gateway.outlook.renderers(model))
     pool = gateway.database.engine.pool
     gateway.metrics.pool_connections.labels("used").set(pool.checkedout())  # type: ignore[attr-defined]
     gateway.metrics.pool_connections.labels("idle").set(pool.checkedin())  # type: ignore[attr-defined]

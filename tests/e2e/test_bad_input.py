@@ -186,6 +186,14 @@ def test_doctor_finds_what_does_not_work(tmp_path: Path) -> None:
     failed = [line.split()[1] for line in bad.stdout.splitlines() if line.startswith("FAIL")]
     assert failed == ["ffmpeg", "redis"]
     assert "Traceback" not in bad.stdout + bad.stderr
+    worker = t2m(
+        "doctor", "--queues", "encode,publish", "--data", tmp_path, env={"T2M_REDIS__URL": env["T2M_REDIS__URL"]}
+    )
+    assert worker.returncode == 0, "workers need no Redis"
+    assert not {"redis", "database", "weights"} & {line.split()[1] for line in worker.stdout.splitlines()}
+    missing = t2m("doctor", "--queues", "render.wan2.1-1.3b", "--data", tmp_path)
+    assert missing.returncode == 1
+    assert "t2m models pull wan2.1-1.3b" in missing.stdout
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
