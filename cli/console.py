@@ -11,6 +11,17 @@ from config.errors import T2MError
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
+OF_WORKERS = {
+    "diffusers",
+    "ffmpeg",
+    "huggingface_hub",
+    "imageio_ffmpeg",
+    "numpy",
+    "safetensors",
+    "torch",
+    "transformers",
+}
+"""Modules that an installation for gateways alone does not have."""
 EXIT_FAILED = 1
 EXIT_BUG = 70
 """EX_SOFTWARE of sysexits.h: an error nobody foresaw."""
@@ -34,7 +45,7 @@ def explain(error: Exception) -> tuple[str, int]:
         return _one_line(str(error)), EXIT_FAILED
     if isinstance(error, OSError) and error.errno is not None:
         return _one_line(_of_system(error)), EXIT_FAILED
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, ModuleNotFoundError) and error.name in OF_WORKERS:
         return f"This installation has no {error.name}. Use one for workers: pip install 't2m[worker]'.", EXIT_FAILED
     text = f"Unexpected {type(error).__name__}: {error} Run it again with --debug and report what it prints."
     return _one_line(text), EXIT_BUG

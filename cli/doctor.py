@@ -29,10 +29,18 @@ class Unusable(T2MError):
 
 
 def diagnose(data: Path | None, queues: Sequence[str] = ()) -> int:
-    """Run the checks of a worker with these queues, or all; 0 if all passed."""
+    """Run the checks of a worker with these queues, or all this installation has parts for; 0 if all passed.
+
+    Raises:
+        ConfigError: there is no such queue.
+    """
+    from pipeline.runtime import by_class
+
     settings = load(data_dir=data)
     logging.configure(LogSettings(level="ERROR"), logging.secrets_of(settings))
-    results = [_report(name, check, settings) for name, check in checks(queues)]
+    if queues:
+        by_class(queues, Catalogue.load(settings.models.catalogue).names)
+    results = [_report(name, check, settings, bool(queues)) for name, check in checks(queues)]
     return 0 if all(results) else console.EXIT_FAILED
 
 
@@ -52,11 +60,11 @@ def checks(queues: Sequence[str] = ()) -> Iterator[tuple[str, Check]]:
     yield "disk", disk
 
 
-def _report(name: str, check: Check, settings: Settings) -> bool:
+def _report(name: str, check: Check, settings: Settings, needed: bool) -> bool:
     try:
         text, good = check(settings), True
     except ModuleNotFoundError as error:
-        text, good = f"not part of this installation ({error.name})", True
+        text, good = f"not part of this installation ({error.name})", not needed
     except Exception as error:  # noqa: BLE001 - a check that breaks is a finding, and the next ones still count
         text, good = console.explain(error)[0], False
     console.out.print(f"[{'green' if good else 'red'}]{'ok  ' if good else 'FAIL'}[/] {name:<9}", end=" ")
@@ -109,12 +117,12 @@ def gpu(settings: Settings) -> str:
 
 def weights(models: Sequence[str], settings: Settings) -> str:
     """The weights of these models, or of the default one, digests checked."""
-    from models.weights import check, locate
+    from models.weights import check, folder_of
 
-    found = []
+    catalogue, found = Catalogue.load(settings.models.catalogue), []
     for name in models or [settings.models.default]:
-        entry = Catalogue.load(settings.models.catalogue).get(name)
-        folder = locate(entry, settings.models)
+        entry = catalogue.get(name)
+        folder = folder_of(entry, settings.models)
         check(entry, folder)
         found.append(f"{name} at {folder}, sha256 checked")
     return "; ".join(found)

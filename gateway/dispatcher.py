@@ -19,6 +19,7 @@ from gateway.database import jobs, workers
 from gateway.database.engine import Database
 from gateway.database.jobs import Claimed
 from gateway.metrics import Metrics
+from pipeline.broker import BrokerBlocked
 from pipeline.dispatch import first_message, send
 from pipeline.errors import BrokerError
 from pipeline.vocabulary import now
@@ -83,14 +84,17 @@ class Dispatcher:
         """
         async with self._database.read() as connection:
             waiting = await jobs.count_waiting(connection)
-        sent, errors = 0, []
+        sent, failed = 0, None
         for model in waiting:
             try:
                 sent += await self._dispatch(model)
+            except BrokerBlocked:  # whatever is sent, and each send waits for a minute
+                raise
             except BrokerError as error:  # perhaps of this model's queue alone
-                errors.append(error)
-        if errors:
-            raise errors[0]
+                log.warning("jobs of a model not sent", model=model, error=str(error))
+                failed = error
+        if failed is not None:
+            raise failed
         return sent
 
     async def _dispatch(self, model: str) -> int:
@@ -101,7 +105,8 @@ class Dispatcher:
                 sent += await self._send(claimed[start : start + NOTED_TOGETHER])
         finally:
             if sent < len(claimed):
-                await self._release(claimed)
+                async with self._database.write() as connection:
+                    await jobs.release(connection, claimed)
         return sent
 
     async def _claim(self, model: str) -> list[Claimed]:
@@ -144,11 +149,6 @@ class Dispatcher:
                 return confirmed, error
             confirmed.append(job)
         return confirmed, None
-
-    async def _release(self, claimed: list[Claimed]) -> None:
-        """Let those wait again that were not sent."""
-        async with self._database.write() as connection:
-            await jobs.release(connection, [job.request.job_id for job in claimed])
 
 
 def alive(settings: Settings) -> timedelta:

@@ -132,7 +132,7 @@ async def bind(database: Database, attempt: Attempt | None) -> None:
     Raises:
         ApiError: 400, it stands for another request.
     """
-    if await earlier(database, attempt) is None:
+    if attempt is not None and await earlier(database, attempt) is None:
         with suppress(KeyTaken):
             async with database.write() as connection:
                 await keep(connection, attempt, BOUND)

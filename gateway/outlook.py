@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from statistics import median
 from typing import Generic, TypeVar
 
@@ -17,7 +16,7 @@ from gateway.database import pace, workers
 from gateway.database.engine import Database
 from gateway.database.jobs import Job
 from gateway.database.pace import Measured, Queue
-from gateway.dispatcher import BEATS_MISSED
+from gateway.dispatcher import alive
 from pipeline.vocabulary import PERCENT_RANGE, JobRequest, Stage, now, percent
 
 QUEUE_FRESH_S = 1.0
@@ -114,9 +113,8 @@ class Outlook:
     async def _count_renderers(self) -> Mapping[str, int]:
         if self._settings.embedded:
             return dict.fromkeys(self._queues, 1)
-        since = now() - timedelta(seconds=BEATS_MISSED * self._settings.worker.heartbeat_s)
         async with self._database.read() as connection:
-            consumers = await workers.live(connection, since)
+            consumers = await workers.live(connection, now() - alive(self._settings))
         return {name: consumers[f"render.{name}"] for name in self._queues}
 
     def _reader(self, read: Callable[..., Awaitable[T]], model: str) -> Callable[[], Awaitable[T]]:

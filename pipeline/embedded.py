@@ -55,7 +55,7 @@ class EmbeddedRuntime:
         self.broker.logger.addFilter(_expected)
         self.jobs = Jobs(self.store)
         self._stops = Stops()
-        runner = make_runner(
+        self._runner = runner = make_runner(
             settings, self.store, self.bus, self.broker, functions or steps.functions(settings, catalogue), self._stops
         )
         queues = all_queues(catalogue.names)
@@ -77,6 +77,7 @@ class EmbeddedRuntime:
         self._stops.drain(leave_s=LEAVE_SHARE * grace_s)
         for crew in self._crews:
             crew.stop(grace_s)
+        self._runner.spare()
         self.broker.close()
 
     def submit(self, request: JobRequest, epoch: int = 1) -> None:

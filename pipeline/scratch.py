@@ -34,13 +34,13 @@ def sweep(scratch: Path) -> None:
     scratch.mkdir(parents=True, exist_ok=True)
     with _locked(scratch, fcntl.LOCK_EX):
         for left in scratch.iterdir():
-            with suppress(BlockingIOError, NotADirectoryError), _locked(left, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            with suppress(OSError), _locked(left, fcntl.LOCK_EX | fcntl.LOCK_NB):  # held, gone by now, or not ours
                 shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager
 def _locked(path: Path, how: int) -> Iterator[None]:
-    """Raises BlockingIOError if that was asked for and another holds it, NotADirectoryError."""
+    """Raises OSError if it cannot be opened, or another holds it and waiting was not asked for."""
     lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(lock, how)

@@ -32,7 +32,7 @@ from pipeline.vocabulary import Failure, JobRequest, Stage, Status, now, percent
 VIDEO_GENERATION = "video_generation"
 SORTS: dict[str, Column[Any]] = {name: jobs.c[name] for name in ("created_at", "updated_at", "status")}
 PRIORITIES = {"low": -1, "normal": 0, "high": 1}
-CLAIM_LEASE = timedelta(seconds=60)
+CLAIM_LEASE = timedelta(seconds=90)
 """After this a claimed job that was not confirmed waits again: its dispatcher died. Sends time out long before."""
 
 
@@ -319,10 +319,17 @@ async def mark_dispatched(connection: AsyncConnection, job_ids: Collection[str])
     await connection.execute(update(jobs).where(one_of(jobs.c.id, job_ids)).values(dispatched_at=now()))
 
 
-async def release(connection: AsyncConnection, job_ids: Collection[str]) -> None:
-    """Let claimed jobs wait again, as they could not be sent, which does not count as sent once more."""
-    unsent = one_of(jobs.c.id, job_ids) & jobs.c.dispatched_at.is_(None)
-    await connection.execute(update(jobs).where(unsent).values(claimed_at=None, epoch=jobs.c.epoch - 1))
+async def release(connection: AsyncConnection, claimed: Sequence[Claimed]) -> None:
+    """Let those of the jobs wait again that were not sent; it does not count as sent once more.
+
+    Not those that another dispatcher has claimed since, as this one took too long.
+    """
+    still_claimed = and_(jobs.c.id == bindparam("job_id"), jobs.c.epoch == bindparam("claimed_epoch"))
+    unsent = update(jobs).where(still_claimed, jobs.c.dispatched_at.is_(None))
+    await connection.execute(
+        unsent.values(claimed_at=None, epoch=jobs.c.epoch - 1),
+        [{"job_id": job.request.job_id, "claimed_epoch": job.epoch} for job in claimed],
+    )
 
 
 async def recall(connection: AsyncConnection) -> int:

@@ -25,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 LIMIT_S = 30.0
 """Wall time of one inspection."""
+READ_S = 10.0
+"""Of one read of at most `MAX_PIECE` bytes: a store that takes longer is at fault, not the file."""
 MAX_READ = 1 << 30
 """Bytes a child may ask for, repeated ones included; containers are read at their ends and in a few places."""
 MAX_RESULT = 16 << 20
@@ -50,7 +52,7 @@ async def inspect(store: ObjectStore, ref: ArtifactRef) -> Findings:
     """Look into a stored file; whatever is in it, the answer comes within `LIMIT_S`.
 
     Raises:
-        StoreError, ObjectMissing: it could not be read from the store, or not in that time.
+        StoreError, ObjectMissing: it could not be read from the store, or not in time.
     """
     ours, theirs = socket.socketpair()
     with theirs:
@@ -62,8 +64,7 @@ async def inspect(store: ObjectStore, ref: ArtifactRef) -> Findings:
             env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},  # no secrets
             process_group=0,
         )
-    asking = asyncio.Event()
-    reading = asyncio.create_task(_serve_reads(ours, store, ref, asking))
+    reading = asyncio.create_task(_serve_reads(ours, store, ref))
     try:
         async with asyncio.timeout(LIMIT_S):
             result, complaint = await asyncio.gather(_all(process.stdout, MAX_RESULT), _all(process.stderr, 1 << 20))
@@ -72,8 +73,6 @@ async def inspect(store: ObjectStore, ref: ArtifactRef) -> Findings:
             reading.result()  # the store's error, if that is why it ended
         return _findings(code, result, complaint, ref)
     except TimeoutError:
-        if asking.is_set():
-            raise StoreError("The store takes too long to answer.") from None
         return Findings(False, {"error": "It takes too long to read"})
     finally:
         if process.returncode is None:
@@ -85,8 +84,8 @@ async def inspect(store: ObjectStore, ref: ArtifactRef) -> Findings:
             await reading
 
 
-async def _serve_reads(ours: socket.socket, store: ObjectStore, ref: ArtifactRef, asking: asyncio.Event) -> None:
-    """Answer the child until it ends; `asking` is set while the store is asked."""
+async def _serve_reads(ours: socket.socket, store: ObjectStore, ref: ArtifactRef) -> None:
+    """Answer the child until it ends. Raises `StoreError`."""
     reader, writer = await asyncio.open_connection(sock=ours)
     left = MAX_READ
     try:
@@ -96,9 +95,11 @@ async def _serve_reads(ours: socket.socket, store: ObjectStore, ref: ArtifactRef
             if length <= 0:
                 return
             left -= length
-            asking.set()
-            piece = await asyncio.to_thread(lambda: b"".join(store.read(ref.key, start, length)))  # noqa: B023
-            asking.clear()
+            try:
+                async with asyncio.timeout(READ_S):
+                    piece = await asyncio.to_thread(lambda: b"".join(store.read(ref.key, start, length)))  # noqa: B023
+            except TimeoutError:
+                raise StoreError("The store takes too long to answer.") from None
             writer.write(piece)
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):

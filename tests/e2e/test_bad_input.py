@@ -191,6 +191,8 @@ def test_doctor_finds_what_does_not_work(tmp_path: Path) -> None:
     )
     assert worker.returncode == 0, "workers need no Redis"
     assert not {"redis", "database", "weights"} & {line.split()[1] for line in worker.stdout.splitlines()}
+    misspelt = t2m("doctor", "--queues", "encodee", "--data", tmp_path)
+    assert misspelt.returncode == 1 and "encodee" in misspelt.stderr
     missing = t2m("doctor", "--queues", "render.wan2.1-1.3b", "--data", tmp_path)
     assert missing.returncode == 1
     assert "t2m models pull wan2.1-1.3b" in missing.stdout

@@ -223,7 +223,7 @@ async def test_a_store_that_does_not_answer_in_time_is_not_the_files_fault(
             answered.wait(20)
             yield b""
 
-    monkeypatch.setattr(sandbox, "LIMIT_S", 1.0)
+    monkeypatch.setattr(sandbox, "READ_S", 0.3)
     try:
         with pytest.raises(StoreError):
             await sandbox.inspect(Slow(world.settings.data_dir / "store"), ref)
