@@ -14,6 +14,7 @@ import pytest
 from config.catalogue import Catalogue
 from config.errors import Fault, T2MError
 from config.settings import Settings
+from pipeline import keys
 from pipeline.broker import InProcessBroker
 from pipeline.bus.factory import open_subscriber
 from pipeline.dispatch import first_message, send
@@ -21,7 +22,7 @@ from pipeline.embedded import EmbeddedRuntime
 from pipeline.steps import Functions, Made, Work
 from pipeline.store.local import FileStore
 from pipeline.topology import queue_name
-from pipeline.vocabulary import Final, Stage, Status
+from pipeline.vocabulary import Final, Head, Stage, Status
 from tests.small_stages import SMALL, encode, job, render
 
 PATIENCE_S = 30.0
@@ -138,6 +139,25 @@ def test_work_interrupted_by_a_stop_goes_on_in_the_next_runtime(settings: Settin
     with running(settings, SMALL | {Stage.RENDER: lambda work: pytest.fail("rendered twice")}) as runtime:
         send(runtime.broker, first_message(request, epoch=2), request.model)
         assert verdict(runtime, request.job_id).status is Status.COMPLETED
+
+
+def test_a_stop_that_comes_while_weights_are_loaded_is_not_blamed_on_the_job(settings: Settings):
+    loading, loaded = threading.Event(), threading.Event()
+    request = job()
+
+    def load(work: Work) -> Made:
+        loading.set()
+        loaded.wait(PATIENCE_S)
+        return render(work)
+
+    runtime = EmbeddedRuntime(settings, Catalogue.load(), functions=SMALL | {Stage.RENDER: load})
+    runtime.start()
+    runtime.submit(request)
+    assert loading.wait(PATIENCE_S)
+    runtime.stop(grace_s=0.2)
+    head = Head.model_validate_json(runtime.store.get(keys.head(request.job_id))[0])
+    loaded.set()
+    assert head.takers == ()
 
 
 def test_a_running_job_is_cancelled_at_once(settings: Settings):
