@@ -14,7 +14,7 @@ from gateway.context import Gateway
 from gateway.database import artifacts, jobs, webhooks
 from gateway.database.jobs import Job
 from gateway.envelope import Time, timestamp
-from gateway.errors import ApiError, invalid
+from gateway.errors import invalid
 from gateway.idempotency import Answer, Attempt, KeyTaken
 from gateway.limits.policy import Limit
 from gateway.links import link
@@ -52,30 +52,40 @@ async def accept(gateway: Gateway, user_id: str, body: Mapping[str, Any], attemp
             return reused
         return await _accept(gateway, job, attempt)
     except KeyTaken:
-        await asyncio.to_thread(gateway.store.forget, job.job_id)
         answer = await idempotency.earlier(gateway.database, attempt)
         if answer is None:
             raise
         return answer
-    except ApiError:
-        await asyncio.to_thread(gateway.store.forget, job.job_id)
-        raise
 
 
 async def _accept(gateway: Gateway, job: JobRequest, attempt: Attempt | None) -> Answer:
-    """First the store, then the database, then the answer: a crash in between leaves a request nobody was promised,
-    never a promised job that a worker cannot read.
-    """
     answer = _answer(gateway, job.job_id, job, Projection(), "Video generation job created")
     await asyncio.to_thread(gateway.store.accept, job)
-    async with gateway.database.write() as connection:
-        await idempotency.keep(connection, attempt, answer)
-        await gateway.limiter.charge(connection, Limit.JOBS, job.user_id)
-        await jobs.add(connection, job, _signature(gateway, job), retention_s=_retention_s(gateway, job))
-        await _subscribe(connection, job, job.job_id)
+    await _enter(gateway, job, answer, attempt)
     gateway.wake.set()
     gateway.metrics.accepted.labels(job.model).inc()
     return answer
+
+
+async def _enter(gateway: Gateway, job: JobRequest, answer: Answer, attempt: Attempt | None) -> None:
+    """Promise a job that is in the store.
+
+    First the store, then the database, then the answer: a crash in between leaves a request nobody was promised, never
+    a promised job that a worker cannot read. What is refused, or cannot be entered as the database is away, is
+    forgotten; not so when the answer to the commit is lost, as the job may be promised.
+    """
+    committing = False
+    try:
+        async with gateway.database.write() as connection:
+            await idempotency.keep(connection, attempt, answer)
+            await gateway.limiter.charge(connection, Limit.JOBS, job.user_id)
+            await jobs.add(connection, job, _signature(gateway, job), retention_s=_retention_s(gateway, job))
+            await _subscribe(connection, job, job.job_id)
+            committing = True
+    except BaseException:
+        if not committing:
+            await asyncio.shield(asyncio.to_thread(gateway.store.forget, job.job_id))
+        raise
 
 
 async def _reuse(gateway: Gateway, job: JobRequest, seeded: bool, attempt: Attempt | None) -> Answer | None:
@@ -113,12 +123,7 @@ async def _share(
     answer = _answer(gateway, job.job_id, job, done, "Served from an identical job", reused=True)
     await asyncio.to_thread(gateway.store.accept, job)
     await asyncio.to_thread(gateway.store.decide, final)
-    async with gateway.database.write() as connection:
-        await idempotency.keep(connection, attempt, answer)
-        await gateway.limiter.charge(connection, Limit.JOBS, job.user_id)
-        retention_s = _retention_s(gateway, job)
-        await jobs.add(connection, job, _signature(gateway, job), retention_s=retention_s)
-        await _subscribe(connection, job, job.job_id)
+    await _enter(gateway, job, answer, attempt)
     await gateway.ledger.enter([], {job.job_id: final})
     gateway.metrics.accepted.labels(job.model).inc()
     gateway.metrics.reused.labels("shared").inc()

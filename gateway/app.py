@@ -125,6 +125,7 @@ def _open(
         media=Media(store),
         guard=Guard(settings.webhooks),
         health=health.Health(health.checks(database, store, settings.broker.url.get_secret_value())),
+        provider_health=health.Health({authenticator.name: authenticator.ping}),
         limiter=Limiter(settings.limits, database, open_counter(redis)),
         cache=Cache(redis),
         ledger=Ledger(database, news, metrics, Announcer(settings)),

@@ -52,6 +52,7 @@ class Gateway:
     metrics: Metrics
     media: Media
     health: Health
+    provider_health: Health
     limiter: Limiter
     cache: Cache
     ledger: Ledger

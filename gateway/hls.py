@@ -40,7 +40,7 @@ class StreamTokens:
     async def issue(self, job_id: str) -> str:
         """The job's token, renewed; a new one where the last has expired."""
         async with self._database.write() as connection:
-            stream = await jobs.stream(connection, job_id)
+            stream = await jobs.stream(connection, job_id, to_change=True)
             at = now()
             valid = stream is not None and stream.expires_at > at
             nonce = stream.nonce if stream is not None and valid else secrets.token_urlsafe(12)

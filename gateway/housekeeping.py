@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import structlog
 
 from gateway import idempotency, lifecycle
 from gateway.context import Gateway
-from gateway.database import allowances, files, jobs
+from gateway.database import allowances, files, jobs, workers
 from gateway.database import idempotency as keys
 from gateway.files import library
 from gateway.limits.policy import WINDOW
@@ -17,6 +18,8 @@ from pipeline.vocabulary import now
 log = structlog.get_logger(__name__)
 
 EVERY_S = 60.0
+SILENT = timedelta(days=1)
+"""After which a worker is forgotten."""
 AT_ONCE = 100
 """Jobs removed before others may write."""
 
@@ -30,12 +33,13 @@ async def run(gateway: Gateway) -> None:
 
 
 async def expire(gateway: Gateway) -> int:
-    """Remove expired jobs and files, `AT_ONCE` of each at most, and idempotency keys and uses that count no more;
-    returns how many of the kind that has more.
+    """Remove expired jobs and files, `AT_ONCE` of each at most, and keys, uses and workers that count no more; returns
+    how many of the kind that has more.
     """
     async with gateway.database.write() as connection:
         await keys.remove(connection, now() - idempotency.KEPT)
         await allowances.forget(connection, now() - WINDOW)
+        await workers.forget(connection, now() - SILENT)
         expired = await jobs.expired(connection, now(), AT_ONCE)
         over = await files.expired(connection, now(), AT_ONCE)
     await library.remove(gateway, over)

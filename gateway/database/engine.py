@@ -24,6 +24,8 @@ IDLE_S = 5.0
 """A connection used within this time is taken to live; one that does not costs one answer 503."""
 WAL_PAUSES_S = (0.01, 0.03, 0.1, 0.3)
 """Between tries to change the mode of a new SQLite file, which takes another process about a millisecond."""
+DISCREET: dict[str, Any] = {"hide_parameters": True}
+"""Values, among them secrets and prompts, are in no error and so in no log."""
 USED_AT = "t2m_used_at"
 LOCK = text("SELECT pg_advisory_xact_lock(:space, :number)")
 
@@ -135,11 +137,13 @@ def refuses(error: DBAPIError | OverflowError) -> bool:
 
 
 def away(error: DBAPIError) -> bool:
-    """Whether the database was lost, or says that it starts, stops or has no room for one more connection.
+    """Whether another try may help: the database was lost, or says that it starts, stops, only reads, has no room for
+    one more connection, or gave a transaction up for another.
 
-    SQLSTATE classes 08 (connection), 53 (resources) and 57 (an operator's intervention).
+    SQLSTATE classes 08 (connection), 40 (rollback), 53 (resources), 57 (an operator's intervention); 25006: a standby.
     """
-    return error.connection_invalidated or _sqlstate(error)[:2] in ("08", "53", "57")
+    state = _sqlstate(error)
+    return error.connection_invalidated or state[:2] in ("08", "40", "53", "57") or state == "25006"
 
 
 def _sqlstate(error: DBAPIError) -> str:
@@ -151,7 +155,7 @@ def _engine(url: str) -> AsyncEngine:
         return _sqlite(url)
     arguments = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": STATEMENT_TIMEOUT_S}
     # The last used first: each connection keeps what it prepared for its statements.
-    engine = create_async_engine(url, pool_size=CONNECTIONS, pool_use_lifo=True, connect_args=arguments)
+    engine = create_async_engine(url, pool_size=CONNECTIONS, pool_use_lifo=True, connect_args=arguments, **DISCREET)
     event.listen(engine.sync_engine, "checkin", _note_use)
     event.listen(engine.sync_engine, "checkout", _check_idle)
     return engine
@@ -180,7 +184,7 @@ def _sqlite(url: str) -> AsyncEngine:
         _use_wal(parsed)
     # Writers of a process wait for one connection, in turn. If each had its own and waited in SQLite, the event loop
     # could stop at it, collecting a failed statement as garbage, while the writer it waits for needs the loop.
-    engine = create_async_engine(parsed, pool_size=1, max_overflow=0, poolclass=AsyncAdaptedQueuePool)
+    engine = create_async_engine(parsed, pool_size=1, max_overflow=0, poolclass=AsyncAdaptedQueuePool, **DISCREET)
     event.listen(engine.sync_engine, "connect", _configure_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
@@ -188,7 +192,7 @@ def _sqlite(url: str) -> AsyncEngine:
 
 def _inline_sqlite(url: URL) -> Engine:
     unlimited = {"pool_size": CONNECTIONS, "max_overflow": -1}  # waiting for a connection would stop the loop
-    engine = create_engine(url.set(drivername="sqlite"), **unlimited)
+    engine = create_engine(url.set(drivername="sqlite"), **unlimited, **DISCREET)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "connect", _only_read)
     return engine

@@ -13,6 +13,9 @@ from gateway.database.pieces import one_of
 from gateway.database.tables import events
 from pipeline.vocabulary import Event, EventKind
 
+ASKED_TOGETHER = 200
+"""Jobs in one statement, whose conditions are an OR each: SQLite takes no more than a thousand."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -60,11 +63,19 @@ async def all_of(connection: AsyncConnection, job_id: str) -> list[Entry]:
 
 async def newer(connection: AsyncConnection, known: Mapping[str, int], limit: int) -> dict[str, list[Entry]]:
     """Per job the entries after a number, in their order; at most `limit` over all jobs."""
-    beyond = or_(*(and_(events.c.job_id == job_id, events.c.seq > seq) for job_id, seq in known.items()))
-    rows = await connection.execute(select(events).where(beyond).order_by(events.c.job_id, events.c.seq).limit(limit))
     found: dict[str, list[Entry]] = {}
-    for row in rows:
-        found.setdefault(row.job_id, []).append(_entry(row))
+    left = limit
+    asked = list(known.items())
+    for start in range(0, len(asked), ASKED_TOGETHER):
+        some = asked[start : start + ASKED_TOGETHER]
+        beyond = or_(*(and_(events.c.job_id == job_id, events.c.seq > seq) for job_id, seq in some))
+        order = events.c.job_id, events.c.seq
+        rows = (await connection.execute(select(events).where(beyond).order_by(*order).limit(left))).all()
+        for row in rows:
+            found.setdefault(row.job_id, []).append(_entry(row))
+        left -= len(rows)
+        if not left:
+            break
     return found
 
 

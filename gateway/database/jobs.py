@@ -204,7 +204,8 @@ async def identical(connection: AsyncConnection, user_id: str, signature: str, s
     if seed is not None:
         chosen &= jobs.c.seed == seed
     order = case((jobs.c.status == Status.COMPLETED, 0), else_=1), jobs.c.created_at.desc()
-    row = (await connection.execute(select(jobs).where(chosen).order_by(*order).limit(1))).one_or_none()
+    query = select(jobs).where(chosen).order_by(*order).limit(1).with_for_update()
+    row = (await connection.execute(query)).one_or_none()
     return None if row is None else _job(row)
 
 
@@ -219,10 +220,10 @@ async def expired(connection: AsyncConnection, at: datetime, limit: int | None =
     return list(rows.scalars())
 
 
-async def stream(connection: AsyncConnection, job_id: str) -> Stream | None:
-    """The token that opens a job's playlists, if one was made."""
-    query = select(jobs.c.stream_nonce, jobs.c.stream_expires_at).where(jobs.c.id == job_id).with_for_update(read=True)
-    row = (await connection.execute(query)).one_or_none()
+async def stream(connection: AsyncConnection, job_id: str, *, to_change: bool = False) -> Stream | None:
+    """The token that opens a job's playlists, if one was made; nobody else changes what is read `to_change`."""
+    query = select(jobs.c.stream_nonce, jobs.c.stream_expires_at).where(jobs.c.id == job_id)
+    row = (await connection.execute(query.with_for_update() if to_change else query)).one_or_none()
     return None if row is None or row.stream_nonce is None else Stream(row.stream_nonce, row.stream_expires_at)
 
 

@@ -97,6 +97,7 @@ jobs = Table(
 Index("ix_jobs_user_id_created_at", jobs.c.user_id, jobs.c.created_at)
 Index("ix_jobs_status_dispatched_at_created_at", jobs.c.status, jobs.c.dispatched_at, jobs.c.created_at)
 Index("ix_jobs_user_id_signature", jobs.c.user_id, jobs.c.signature)
+Index("ix_jobs_model_completed_at", jobs.c.model, jobs.c.completed_at)
 _UNARCHIVED = jobs.c.archived_at.is_(None)
 Index("ix_jobs_unarchived", jobs.c.status, postgresql_where=_UNARCHIVED, sqlite_where=_UNARCHIVED)
 
@@ -134,8 +135,8 @@ artifacts = Table(
     metadata,
     Column("job_id", ID, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("name", String(255), primary_key=True),
-    Column("digest", String(80), nullable=False, index=True),
-    Column("key", String(255), nullable=False),
+    Column("digest", String(80), nullable=False),
+    Column("key", String(255), nullable=False, index=True),
     Column("size", BigInteger, nullable=False),
     Column("media_type", String(127), nullable=False),
 )
@@ -175,6 +176,7 @@ webhooks = Table(
     Column("updated_at", UtcDateTime, nullable=False),
 )
 Index("ix_webhooks_user_id_created_at", webhooks.c.user_id, webhooks.c.created_at)
+Index("ix_webhooks_user_id_job_id", webhooks.c.user_id, webhooks.c.job_id)
 
 webhook_secrets = Table(
     "webhook_secrets",
@@ -241,8 +243,8 @@ files = Table(
     Column("id", ID, primary_key=True),
     Column("user_id", String(255), nullable=False),
     Column("filename", String(255), nullable=False),
-    Column("digest", String(80), nullable=False, index=True),
-    Column("key", String(255), nullable=False),
+    Column("digest", String(80), nullable=False),
+    Column("key", String(255), nullable=False, index=True),
     Column("size", BigInteger, nullable=False),
     Column("content_type", String(127), nullable=False, comment="by content"),
     Column("file_type", String(16), nullable=False),
@@ -267,8 +269,8 @@ file_thumbnails = Table(
     metadata,
     Column("file_id", ID, ForeignKey("files.id", ondelete="CASCADE"), primary_key=True),
     Column("name", String(16), primary_key=True, comment="small, medium or large"),
-    Column("digest", String(80), nullable=False, index=True),
-    Column("key", String(255), nullable=False),
+    Column("digest", String(80), nullable=False),
+    Column("key", String(255), nullable=False, index=True),
     Column("size", BigInteger, nullable=False),
     Column("media_type", String(127), nullable=False),
 )

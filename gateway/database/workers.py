@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -25,6 +25,11 @@ async def beat(connection: AsyncConnection, heartbeat: Heartbeat) -> None:
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     statement = insert(workers).values(id=heartbeat.worker_id, **values)
     await connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
+
+
+async def forget(connection: AsyncConnection, before: datetime) -> None:
+    """Forget workers that were heard of last before then: each process that starts is another."""
+    await connection.execute(delete(workers).where(workers.c.seen_at < before))
 
 
 async def live(connection: AsyncConnection, since: datetime) -> Counter[str]:

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import structlog
 from pydantic import BaseModel, Field
+from sqlalchemy.exc import SQLAlchemyError
 from typing_extensions import TypedDict
 
 from gateway import idempotency
@@ -170,11 +171,16 @@ async def _show(gateway: Gateway, upload: Upload, attempt: Attempt | None) -> An
 
 
 async def _withdraw(gateway: Gateway, upload: Upload, placing: asyncio.Future[None]) -> None:
-    """When nothing more is written of it; what cannot be removed now goes with what gateways leave that died."""
+    """When nothing more is written of it, and unless it is shown: the answer to a commit may be lost. What cannot be
+    removed now goes with what gateways leave that died.
+    """
     await asyncio.wait([placing])
     try:
-        await library.remove(gateway, [upload.id])
-    except StoreError as error:
+        async with gateway.database.read() as connection:
+            shown = await files.find(connection, upload.id, upload.user_id) is not None
+        if not shown:
+            await library.remove(gateway, [upload.id])
+    except (StoreError, SQLAlchemyError, OSError) as error:
         log.warning("upload not withdrawn", file_id=upload.id, error=str(error))
 
 

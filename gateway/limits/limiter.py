@@ -8,6 +8,7 @@ from collections import OrderedDict
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import datetime, timedelta
+from ipaddress import ip_address, ip_network
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -48,7 +49,7 @@ class Limiter:
     async def admit(self, limit: Limit, user_id: str | None, address: str) -> Pass:
         """Count a request of a user, or of an address if nobody knows whose it is. Raises `ApiError` 429."""
         quota = await self._quota(limit, user_id)
-        subject = f"{limit}:address:{address}" if user_id is None else f"{limit}:user:{user_id}"
+        subject = f"{limit}:address:{_site(address)}" if user_id is None else f"{limit}:user:{user_id}"
         mark = new_mark()
         allowed, remaining, reset_s = await self._counter.take(subject, quota, mark)
         _tell(standing := Standing(limit, quota, remaining, reset_s))
@@ -108,6 +109,15 @@ class Limiter:
 
     def _default(self, limit: Limit) -> int:
         return int(getattr(self._settings, limit))
+
+
+def _site(address: str) -> str:
+    """Whom an address stands for: of IPv6, everybody has a network of 64 bits at least (RFC 6177)."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address
+    return address if parsed.version == 4 else str(ip_network((parsed, 64), strict=False))
 
 
 def _tell(standing: Standing) -> None:

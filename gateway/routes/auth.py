@@ -13,7 +13,7 @@ from gateway.context import GATEWAY, PRINCIPAL
 from gateway.contract import operation
 from gateway.envelope import Flat, Time, flat, timestamp
 from gateway.errors import unavailable
-from gateway.health import PartHealth, ask
+from gateway.health import PartHealth
 from gateway.links import BASE_PATH, client_address
 from pipeline.vocabulary import now
 
@@ -113,12 +113,11 @@ class Token(Identity):
 @operation()
 async def health(request: web.Request) -> Flat[AuthHealth]:
     """Whether the identity provider answers; 503 names it if it does not."""
-    provider = request.app[GATEWAY].authenticator
-    answer = await ask(provider.name, provider.ping)
+    ((provider, answer),) = (await request.app[GATEWAY].provider_health.report()).items()
     if not answer.healthy:
-        raise unavailable({"status": "unhealthy", provider.name: answer.view})
+        raise unavailable({"status": "unhealthy", provider: answer.view})
     message = "Authentication service health check completed"
-    return flat(cast(AuthHealth, {"status": "healthy", provider.name: answer.view, "message": message}))
+    return flat(cast(AuthHealth, {"status": "healthy", provider: answer.view, "message": message}))
 
 
 @routes.get("/auth/status")

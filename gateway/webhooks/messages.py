@@ -57,7 +57,7 @@ def between(before: Projection, after: Projection) -> Sequence[Message]:
 
     A progress that something later has already overtaken is not told.
     """
-    began = _under_way(after) and not _under_way(before)
+    began = _under_way(after) and not _under_way(before) and not before.status.final
     ended = after.status.final and not before.status.final
     step = after.percent // STEP * STEP
     due = []

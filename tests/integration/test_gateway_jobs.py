@@ -18,6 +18,7 @@ from tests.unit.gateway.test_hls import (
     packaged,
     test_a_token_is_renewed_while_it_is_good_and_then_replaced,
     test_ffmpeg_plays_and_seeks_without_a_header,
+    test_players_that_begin_together_get_one_token,
     video,
 )
 from tests.unit.gateway.test_jobs import (
@@ -61,6 +62,7 @@ __all__ = [
     "test_lists_show_the_results_of_completed_jobs",
     "test_logs_are_cut_and_filtered",
     "test_logs_tell_what_the_workers_did",
+    "test_players_that_begin_together_get_one_token",
     "test_simultaneous_cancellations_succeed_once",
     "test_simultaneous_requests_with_one_key_make_one_job",
     "test_the_eta_comes_from_measured_stage_times",

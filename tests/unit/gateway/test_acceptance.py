@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -10,9 +12,11 @@ from typing import Any
 import aiohttp
 import pytest
 from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from config.settings import Settings
 from gateway import housekeeping, idempotency
+from gateway.database import jobs as rows
 from gateway.database.tables import idempotency_keys, jobs
 from pipeline import keys
 from pipeline.jobs import Jobs
@@ -253,3 +257,29 @@ async def test_expired_jobs_are_removed_with_their_data(world: World) -> None:
     await error(await world.get(f"/jobs/{expired}"), 404, "RESOURCE_NOT_FOUND")
     assert Jobs(world.store).present(expired) == {keys.final(expired)}
     assert (await world.data(f"/jobs/{kept}"))["status"] == "completed"
+
+
+async def test_what_could_not_be_entered_leaves_nothing_and_what_may_be_promised_stays(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that stays would be rendered after a rebuild, though its client was told 503."""
+    real = world.gateway.database.write
+
+    async def away(*_: object, **__: object) -> None:
+        raise OSError("The database is away.")
+
+    @asynccontextmanager
+    async def unanswered() -> AsyncIterator[AsyncConnection]:
+        async with real() as connection:
+            yield connection
+        raise OSError("The connection broke.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rows, "add", away)
+        await error(await ask(world), 503, "SERVICE_UNAVAILABLE")
+    assert list(world.store.list("jobs/")) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(world.gateway.database, "write", unanswered)
+        await error(await ask(world), 503, "SERVICE_UNAVAILABLE")
+    (job,) = (await world.data("/jobs"))["items"]
+    assert [info.key for info in world.store.list("jobs/")] == [f"jobs/{job['id']}/request.json"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from config.errors import ConfigError
 from config.settings import Settings
+from gateway import health
 from gateway.auth.base import Principal, Role, TokenExpiredError, TokenInvalidError
 from gateway.auth.clerk import ClerkAuthenticator
 from gateway.auth.http import ProviderError
@@ -101,6 +103,7 @@ async def test_clerk_behind_the_whole_gateway(open_world: OpenWorld, settings: S
     world.gateway.authenticator._profiles.clear()  # type: ignore[attr-defined]
     await error(await world.client.get(f"{API}/auth/test-verified", headers=headers), 403, "PERMISSION_DENIED")
     issuer.down = True
+    await asyncio.sleep(health.FRESH_S)  # however many ask, the provider is asked once in that time
     told = await error(await world.client.get(f"{API}/auth/health"), 503, "SERVICE_UNAVAILABLE")
     assert told["details"]["clerk"]["status"] == "unhealthy"
     assert (await world.client.get(f"{API}/auth/test-protected", headers=headers)).status == 200, "keys are in memory"

@@ -9,14 +9,15 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import event, inspect, select, text
-from sqlalchemy.exc import StatementError
+from sqlalchemy import event, insert, inspect, select, text
+from sqlalchemy.exc import IntegrityError, StatementError
 
 from config.settings import Settings
-from gateway.database import migrate, workers
+from gateway.database import events, migrate, workers
 from gateway.database.engine import Database
 from gateway.database.pieces import one_of
 from gateway.database.tables import metadata
+from gateway.database.tables import workers as table
 from pipeline.vocabulary import Heartbeat, now
 
 TABLES = {"jobs", "events", "artifacts", "workers", "idempotency_keys"}
@@ -126,3 +127,38 @@ async def test_few_different_statements_ask_for_any_number_of_values(database: D
             rows = await connection.execute(select(column).where(one_of(column, ids[:count])).order_by(column))
             assert list(rows.scalars()) == ids[:count]
     assert len({statement for statement in asked if "workers" in statement}) == 8  # for 0, 1, 2, 4 … 64
+
+
+async def test_errors_hold_no_values(database: Database) -> None:
+    await migrate.upgrade(database)
+    statement = insert(table).values(id="w", host="s3cret")
+    with pytest.raises(IntegrityError) as raised:
+        async with database.write() as connection:
+            await connection.execute(statement)
+    assert "s3cret" not in str(raised.value)
+
+
+async def test_news_of_thousands_of_jobs_can_be_asked_for_at_once(database: Database) -> None:
+    await migrate.upgrade(database)
+    async with database.read() as connection:
+        assert await events.newer(connection, {f"job_{n}": 0 for n in range(3000)}, 100) == {}
+
+
+async def test_sweeps_find_references_by_an_index(database: Database) -> None:
+    await migrate.upgrade(database)
+    async with database.read() as connection:
+        asked = "SELECT key FROM {} WHERE key IN ('a', 'b')"
+        for table in ("artifacts", "files", "file_thumbnails"):
+            plan = (await connection.execute(text("EXPLAIN QUERY PLAN " + asked.format(table)))).all()
+            assert f"ix_{table}_key" in str(plan)
+
+
+async def test_workers_are_forgotten_when_they_were_silent_for_long(database: Database) -> None:
+    await migrate.upgrade(database)
+    beat = Heartbeat(worker_id="w", host="h", queues=("encode",), at=now())
+    async with database.write() as connection:
+        await workers.beat(connection, beat)
+        await workers.forget(connection, now() - timedelta(days=1))
+        assert len(await workers.beats(connection, now() - timedelta(days=2))) == 1
+        await workers.forget(connection, now() + timedelta(seconds=1))
+        assert await workers.beats(connection, now() - timedelta(days=2)) == []

@@ -11,7 +11,7 @@ from aiohttp import FormData, web
 
 from config.settings import Settings
 from gateway import housekeeping
-from gateway.files import intake
+from gateway.files import intake, uploads
 from pipeline.errors import StoreError
 from tests.unit.gateway.fixtures import OpenWorld
 from tests.unit.gateway.support import API, World, content
@@ -494,3 +494,19 @@ async def test_every_route_of_files_is_there(world: World) -> None:
     assert isinstance(app, web.Application)
     found = {route.resource.canonical for route in app.router.routes() if route.resource is not None}
     assert {f"{API}/files/{{file_id}}{path}" for path in PATHS} <= found
+
+
+async def test_an_upload_whose_commit_was_not_answered_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = uploads._show
+
+    async def unanswered(*of: Any) -> None:
+        await real(*of)
+        raise OSError("The connection broke.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(uploads, "_show", unanswered)
+        await error(await send(world, TEXT, key="k"), 503, "SERVICE_UNAVAILABLE")
+    again = await send(world, TEXT, key="k")
+    assert again.headers["Idempotent-Replayed"] == "true"
+    file_id = (await again.json())["data"]["id"]
+    assert await (await world.get(f"/files/{file_id}/download")).read() == TEXT

@@ -198,3 +198,8 @@ def test_signatures_are_of_all_parts_and_one_purpose(world_key: SignerOf) -> Non
 def world_key(t2m_settings: Callable[..., object]) -> SignerOf:
     key = deployment_key(t2m_settings())  # type: ignore[arg-type]
     return lambda purpose: Signer(key, purpose)
+
+
+async def test_players_that_begin_together_get_one_token(world: World, video: str) -> None:
+    answers = await asyncio.gather(*(playlist(world, video) for _ in range(12)))
+    assert len({address for _, address in answers}) == 1

@@ -16,6 +16,7 @@ from cli.main import app as command
 from config.settings import LimitSettings, Settings
 from gateway.database.tables import limit_uses
 from gateway.limits.counters import WINDOW_MS, MemoryCounter, new_mark
+from gateway.limits.limiter import _site
 from gateway.limits.policy import Limit, Standing, exceeded
 from pipeline.vocabulary import now
 from tests.unit.gateway.fixtures import OpenWorld
@@ -46,6 +47,18 @@ async def refused(response: ClientResponse, quota: int, noun: str) -> None:
 def left(response: ClientResponse) -> int:
     """What remains of the first limit the answer tells of."""
     return int(response.headers["RateLimit"].split("r=")[1].split(";")[0])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("192.0.2.1", "192.0.2.2", False),
+    ],
+)
+def test_a_network_of_ipv6_counts_as_one_client(one: str, other: str, same: bool) -> None:
+    assert (_site(one) == _site(other)) is same
 
 
 async def test_requests_of_a_user(strict: World) -> None:

@@ -25,14 +25,20 @@ MESSAGE_ID, BODY = "msg_p5jXN8AQM9LWM0D4loKWxJek", b'{"test": 2432232314}'
     log=st.lists(told(), max_size=12),
     cuts=st.sets(st.integers(0, 12)),
     verdict=st.sampled_from([Status.COMPLETED, Status.FAILED, Status.CANCELLED]),
+    late=st.integers(0, 12),
 )
-def test_messages_are_in_order_and_end_with_one_verdict(log: list[Event], cuts: set[int], verdict: Status) -> None:
-    """However the events are cut into transactions."""
+def test_messages_are_in_order_and_end_with_one_verdict(
+    log: list[Event], cuts: set[int], verdict: Status, late: int
+) -> None:
+    """However the events are cut into transactions, and however many of them come after the verdict."""
+    at = max(len(log) - late, 0)
     states = [Projection()]
-    for event in log:
+    for event in log[:at]:
         states.append(advance(states[-1], event))
-    seen = [state for n, state in enumerate(states) if n in cuts | {0, len(log)}]
-    seen.append(conclude(seen[-1], Final(job_id=JOB, status=verdict, at=now())))
+    states.append(conclude(states[-1], Final(job_id=JOB, status=verdict, at=now())))
+    for event in log[at:]:
+        states.append(advance(states[-1], event))
+    seen = [state for n, state in enumerate(states) if n in cuts | {0, len(states) - 1}]
     messages = [message for before, after in pairwise(seen) for message in between(before, after)]
     ranks = [message.rank for message in messages]
     assert ranks == sorted(set(ranks)), "each once, in order"
