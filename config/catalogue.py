@@ -57,7 +57,9 @@ class ModelEntry(BaseModel):
         frame_step: a valid count is 1 + k × frame_step.
         fps: the rate the model draws at.
         output_fps: default rate of the renditions; frames between native ones are interpolated by motion.
-        extend: how a clip grows past `frames`: "none" (refused), or an operation of `models/extend.py`.
+        steps: default; a client may ask for `min_steps` to `max_steps`.
+        extend: how a clip grows past `frames`: "none" (refused), or "latent-prefix": by windows that start with clean
+            latents of the one before.
         max_duration_s: longest clip accepted.
         purpose: one line for `t2m models list` and `GET /models`.
     """
@@ -77,11 +79,12 @@ class ModelEntry(BaseModel):
     fps: Annotated[float, Field(gt=0)]
     output_fps: Annotated[int, Field(ge=1, le=60)]
     steps: Annotated[int, Field(ge=1)]
+    min_steps: Annotated[int, Field(ge=1)] = 1
     max_steps: Annotated[int, Field(ge=1)] = 100
     guidance: Annotated[float, Field(ge=1)]
     flow_shift: float | None = None
     vram_gib: float
-    extend: Literal["none", "latent-prefix", "first-frame", "frame-condition"]
+    extend: Literal["none", "latent-prefix"]
     max_duration_s: Annotated[float, Field(gt=0, le=60)]
     audio: bool = False
     max_prompt_chars: Annotated[int, Field(ge=1)] = 2000
@@ -126,7 +129,7 @@ class Catalogue:
             except ValidationError as error:
                 raise ConfigError(f"Row [{name}] of {path} is wrong: {_explain(error)}") from error
             except TypeError as error:
-                raise ConfigError(f"{name} in {path} is no row.", remedy="Each model is a table of its own.") from error
+                raise ConfigError(f"Row [{name}] of {path} is no table of its own.") from error
         if not entries:
             raise ConfigError(f"The model catalogue {path} is empty.", remedy="Add at least one [model] table.")
         return cls(entries)

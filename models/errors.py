@@ -22,7 +22,7 @@ class WeightsCorrupt(ModelError):
 
 
 class WeightsUnavailable(ModelError):
-    """The hub, or the store that holds pulled weights, could not deliver them."""
+    """The hub, the store that holds pulled weights, or the system could not deliver them."""
 
     fault: ClassVar[Fault] = Fault.TRANSIENT
 
@@ -43,16 +43,33 @@ class OutOfMemory(ModelError):
     fault: ClassVar[Fault] = Fault.RESOURCE
 
 
+class GpuFailed(ModelError):
+    """A call to the GPU failed; the process that made it can often use the GPU no more."""
+
+    fault: ClassVar[Fault] = Fault.RESOURCE
+
+    def __init__(self, doing: str) -> None:
+        super().__init__(
+            f"The GPU failed while {doing}.",
+            remedy="See the worker's log and the GPU driver's; restart the worker if it goes on.",
+        )
+
+
+class NotFinite(ModelError):
+    """The network drew infinities or NaNs, of which a decoder would make black pictures."""
+
+
 class SnapshotRefused(ModelError):
     """A snapshot is of another release, model, shape or seed, or is none; the clip has to start over."""
 
 
 @contextmanager
 def translated(model: str, vram_gib: float) -> Iterator[None]:
-    """Turn torch's out-of-memory error of `model` into `OutOfMemory`.
+    """Turn what torch raises for the GPU while `model` draws into errors of this module.
 
     Raises:
         OutOfMemory: the device had too little memory.
+        GpuFailed: it failed otherwise.
     """
     import torch
 
@@ -64,3 +81,5 @@ def translated(model: str, vram_gib: float) -> Iterator[None]:
             f"The GPU ran out of memory while {model} was drawing.",
             remedy=f"{model} needs about {vram_gib:g} GiB; stop other users of this GPU or take a larger one.",
         ) from error
+    except torch.AcceleratorError as error:
+        raise GpuFailed(f"{model} was drawing") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import importlib
 import os
 import threading
@@ -11,7 +13,7 @@ from config.catalogue import Family, ModelEntry
 from config.settings import ModelSettings
 from models import weights
 from models.contract import VideoModel
-from models.errors import DeviceUnavailable, OutOfMemory, WeightsCorrupt
+from models.errors import DeviceUnavailable, GpuFailed, OutOfMemory, WeightsCorrupt, WeightsUnavailable
 
 ADAPTERS = {
     Family.WAN_TINY: "models.families.tiny",
@@ -24,31 +26,42 @@ ADAPTERS = {
 }
 """Module of each family's adapter; its `load(entry, folder, device)` gives a `Family`. Imported when first needed."""
 
+UNREAD = frozenset({errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE})
+"""Numbers the system gives for reads that fail whatever a file holds."""
+
 _loaded: dict[tuple[str, Path, str], VideoModel] = {}
 _loading = threading.Lock()
 
 
 def load(entry: ModelEntry, settings: ModelSettings) -> VideoModel:
-    """The model of a catalogue row, loaded when first asked for and kept.
+    """The model of a catalogue row, loaded when first asked for and kept; on a GPU until another one is asked for.
 
     Raises:
         WeightsMissing: the weights were not pulled.
         WeightsCorrupt: a file differs from its lock, or is no valid pipeline.
+        WeightsUnavailable: the system could not read a file.
         DeviceUnavailable: the settings ask for a GPU that is not there.
         OutOfMemory: the weights do not fit the device.
+        GpuFailed: a call to the GPU failed.
     """
     device = _device(settings)
     key = (entry.name, weights.folder_of(entry, settings), device)
     with _loading:
         if key not in _loaded:
-            _loaded[key] = _load(entry, weights.locate(entry, settings), device)
+            folder = weights.locate(entry, settings)
+            if device == "cuda":
+                _make_room()
+            _loaded[key] = _load(entry, folder, device)
         return _loaded[key]
 
 
-def unload() -> None:
-    """Forget all loaded models, so that their memory can be freed."""
-    with _loading:
-        _loaded.clear()
+def _make_room() -> None:
+    """Give the GPU memory of all loaded models back: one GPU holds one of the large ones."""
+    import torch
+
+    _loaded.clear()
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _load(entry: ModelEntry, folder: Path, device: str) -> VideoModel:
@@ -65,7 +78,11 @@ def _load(entry: ModelEntry, folder: Path, device: str) -> VideoModel:
         raise OutOfMemory(
             f"{entry.name} does not fit the GPU.", remedy=f"It needs about {entry.vram_gib:g} GiB of GPU memory."
         ) from error
+    except torch.AcceleratorError as error:
+        raise GpuFailed(f"{entry.name} was being loaded") from error
     except _unreadable() as error:
+        if isinstance(error, OSError) and error.errno in UNREAD:
+            raise WeightsUnavailable(f"The weights of {entry.name} cannot be read: {error.strerror}.") from error
         raise WeightsCorrupt(
             f"The weights of {entry.name} in {folder} cannot be loaded: {str(error).splitlines()[0]}",
             remedy=f"Run `t2m models verify {entry.name}`.",

@@ -19,7 +19,7 @@ from models.contract import (
     ignore,
 )
 from models.denoise import Loop
-from models.errors import UnsupportedShape, translated
+from models.errors import NotFinite, UnsupportedShape, translated
 from models.families.base import Clip, Family, Latents
 from models.frames import crop
 from models.progress import Progress, StepDone
@@ -129,8 +129,18 @@ class Denoising:
             conditions = self._clip.encode(window)
             latents = self._clip.denoise(window, conditions, lambda loop: self._step_done(loop, send), previous, loop)
             loop = None
+            self._check(latents)
             self._finished.append(latents)
             send(latents, bulky=True)
+
+    def _check(self, latents: Latents) -> None:
+        """Raises `NotFinite`."""
+        for tensor in (latents.video, latents.audio):
+            if tensor is not None and not tensor.isfinite().all():
+                raise NotFinite(
+                    f"{self._work['model']} drew values that are not finite.",
+                    remedy="Ask for more steps or less guidance, or for another seed.",
+                )
 
     def _step_done(self, loop: Loop, send: Send[Message]) -> None:
         window, steps = len(self._finished), self._steps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from config.errors import T2MError
-from models.errors import UnsupportedShape
+from models.errors import NotFinite, UnsupportedShape
 from pipeline.errors import (
     BrokerError,
     ContentRefused,
@@ -22,6 +22,7 @@ MOST_FAILURES = 3
 
 BLAMELESS = (
     UnsupportedShape,
+    NotFinite,
     BrokerError,
     ContentRefused,
     InvalidRequest,

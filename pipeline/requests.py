@@ -116,7 +116,7 @@ def _parameters(row: str) -> type[Asked]:
         "fps": (Annotated[int, Field(ge=1, le=MAX_FPS), INTEGRAL], entry.output_fps),
         "aspect_ratio": (Literal[ratios], ratios[0]),
         "seed": (Annotated[int, Field(ge=0, lt=2**32), INTEGRAL] | None, None),
-        "steps": (Annotated[int, Field(ge=1, le=entry.max_steps), INTEGRAL], entry.steps),
+        "steps": (Annotated[int, Field(ge=entry.min_steps, le=entry.max_steps), INTEGRAL], entry.steps),
         "guidance": (Annotated[float, Field(ge=1, le=MAX_GUIDANCE)], entry.guidance),
         "priority": (Literal["low", "normal", "high"], "normal"),
         "metadata": (Annotated[dict[str, Any], AfterValidator(_small)], Field(default_factory=dict)),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from stages.contract import Artifact, Cancellation, NeverCancelled, Report, ignore
-from stages.ffmpeg import choose, ffmpeg_binary, run_ffmpeg
+from stages.errors import FfmpegFailed
+from stages.ffmpeg import CODECS, choose, ffmpeg_binary, run_ffmpeg
 from stages.files import media, workspace
 from stages.hls import artifact, package
 from stages.ladder import Rung, ladder
@@ -15,8 +18,10 @@ from stages.transcode import command
 
 __all__ = ["EncodeSpec", "Rung", "encode", "ladder"]
 
-TIME_LIMIT_S = 840.0
-"""For all rungs; a minute under the time limit of the encode queue, so that the reason is told."""
+log = logging.getLogger(__name__)
+
+TIME_LIMIT_S = 480.0
+"""For all rungs. With that of packaging, a minute under the time limit of the encode queue: so the reason is told."""
 
 ENCODED = 0.97
 """Share of this stage's time that is encoding; the rest is packaging."""
@@ -31,7 +36,8 @@ class EncodeSpec:
         fps: of every rendition.
         frames: of every rendition, exactly.
         codec: "h264" or "av1" (`config.settings.EncodeSettings.codec`).
-        encoder: "auto", "libx264", "h264_nvenc" or "libsvtav1".
+        encoder: "libx264", "h264_nvenc", "libsvtav1" or "auto": the best that works here, and if it fails all the same
+            the last of `stages.ffmpeg.CODECS`.
     """
 
     rungs: tuple[Rung, ...]
@@ -75,11 +81,21 @@ def encode(
 
 
 def _transcode(mezzanine: Path, spec: EncodeSpec, work: Path, report: Report, cancellation: Cancellation) -> None:
-    encoder = choose(spec.codec, spec.encoder)
-    with media(mezzanine.name):
-        argv = command(ffmpeg_binary(), mezzanine, spec.rungs, spec.fps, spec.frames, encoder, work)
+    started = time.monotonic()
 
     def progress(frame: int, speed: float) -> None:
         report(ENCODED * frame / spec.frames, frame=frame, frames=spec.frames, fps=speed)
 
-    run_ffmpeg(argv, frames=spec.frames, time_limit_s=TIME_LIMIT_S, cancellation=cancellation, on_progress=progress)
+    def run(encoder: str, time_limit_s: float) -> None:
+        with media(mezzanine.name):
+            argv = command(ffmpeg_binary(), mezzanine, spec.rungs, spec.fps, spec.frames, encoder, work)
+        run_ffmpeg(argv, frames=spec.frames, time_limit_s=time_limit_s, cancellation=cancellation, on_progress=progress)
+
+    encoder, last = choose(spec.codec, spec.encoder), CODECS[spec.codec][-1]
+    try:
+        run(encoder, TIME_LIMIT_S)
+    except FfmpegFailed as error:
+        if spec.encoder != "auto" or encoder == last:
+            raise
+        log.warning("%s failed, encoding once more with %s: %s", encoder, last, error)
+        run(last, started + TIME_LIMIT_S - time.monotonic())

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Annotated, Any, Literal, cast
 
 from aiohttp import web
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, create_model
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, create_model
 from typing_extensions import TypedDict
 
 from gateway import idempotency, ids, lifecycle, media
@@ -76,17 +76,11 @@ def _url_wish(gateway: Gateway) -> type[UrlWish]:
 Days = Annotated[float, Field(ge=0, le=36_500, strict=True)]
 
 
-def _path(path: str) -> str:
-    if problem := names.path_problem(path):
-        raise ValueError(problem)
-    return path
-
-
 class Cleanup(Body):
     """Which uploaded files to remove: those that meet all criteria given; without any, none."""
 
     file_type: FileType | None = None
-    subdirectory: Annotated[str, Field(max_length=names.MAX_PATH), AfterValidator(_path)] | None = None
+    subdirectory: Annotated[str, Field(max_length=names.MAX_PATH, pattern=r"^[^\x00]*$")] | None = None
     older_than_days: Days | None = None
     not_accessed_days: Days | None = None
     larger_than_bytes: Annotated[int, Field(ge=0, lt=2**63, strict=True), INTEGRAL] | None = None

@@ -431,7 +431,7 @@ async def test_a_cleanup_removes_what_meets_all_criteria_and_a_dry_run_nothing(w
 async def test_criteria_that_are_wrong_remove_nothing(world: World) -> None:
     await upload(world)
     wrong = {"older_than_days": -1, "file_type": "films", "colour": 1, "dry_run": "perhaps", "larger_than_bytes": -1}
-    for name, value in [*wrong.items(), ("subdirectory", "a\x00"), ("subdirectory", "../a")]:
+    for name, value in [*wrong.items(), ("subdirectory", "a\x00")]:
         response = await world.client.post(f"{API}/files/cleanup", json={name: value}, headers=world.headers())
         told = await error(response, 400, "VALIDATION_ERROR")
         assert set(told["details"]) == {name}

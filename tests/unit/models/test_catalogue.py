@@ -43,6 +43,7 @@ def test_revisions_are_commits(row: ModelEntry) -> None:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_rows_ask_only_for_what_the_model_can_draw(row: ModelEntry) -> None:
     assert (row.frames - 1) % row.frame_step == 0
+    assert row.min_steps <= row.steps <= row.max_steps
     for ratio, size in row.sizes.items():
         assert size.width % STRIDES[row.family] == 0
         assert size.height % STRIDES[row.family] == 0
@@ -60,6 +61,7 @@ def test_rows_ask_only_for_what_the_model_can_draw(row: ModelEntry) -> None:
         ("", "empty"),
         ("[tiny", "not valid TOML"),
         ("[tiny]\nfamily = 'sora'", r"Row \[tiny\].*family"),
+        ("[tiny]\nextend = 'first-frame'", r"Row \[tiny\].*extend: Input should be 'none' or 'latent-prefix'"),
         ("tiny = 3", r"Row \[tiny\]"),
     ],
 )
@@ -70,8 +72,18 @@ def test_a_wrong_catalogue_is_named(tmp_path: Path, text: str, message: str) -> 
         Catalogue.load(path)
 
 
-def test_a_missing_catalogue_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"models\.toml"):
+def test_what_is_wrong_with_a_row_is_told_by_key_and_not_by_value(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text("[mine]\nframes = 's3cret'\n")
+    with pytest.raises(ConfigError) as raised:
+        Catalogue.load(path)
+    told = str(raised.value)
+    assert "frames: Input should be a valid integer" in told and "source: Field required" in told
+    assert "http" not in told and "s3cret" not in told
+
+
+def test_a_missing_catalogue_is_named_with_its_setting(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"models\.toml.*T2M_MODELS__CATALOGUE"):
         Catalogue.load(tmp_path / "models.toml")
 
 

@@ -166,6 +166,17 @@ def test_wan_stream_goes_on_over_windows() -> None:
     assert sum(piece.shape[2] for piece in split) == 1 + 4 * 7
 
 
+def test_wan_streams_share_no_cache_and_leave_none_on_the_vae() -> None:
+    vae = shrunken.wan_vae(2)
+    latents = torch.randn(2, 1, 4, 3, 6, 8, generator=torch.Generator().manual_seed(3))
+    alone = [list(WanStreamDecoder(vae).decode(one)) for one in latents]
+    streams = [WanStreamDecoder(vae).decode(one) for one in latents]
+    side_by_side = list(zip(*streams, strict=True))
+    for own, pieces in zip(alone, zip(*side_by_side, strict=True), strict=True):
+        assert torch.equal(torch.cat(pieces, dim=2), torch.cat(own, dim=2))
+    assert vae._feat_map == [None] * len(vae._feat_map)
+
+
 @pytest.mark.parametrize("frames", [1, 2, 3, 5, 6])
 def test_cogvideox_streaming_decode_is_bit_equal(frames: int) -> None:
     vae = shrunken_others.cogvideox().vae

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from models.contract import ClipSpec, Interrupted
-from models.errors import OutOfMemory, UnsupportedShape
+from models.errors import GpuFailed, NotFinite, OutOfMemory, UnsupportedShape
+from models.families.base import Latents
 from models.model import LoadedModel
 from tests.unit.models.conftest import ROWS
 
@@ -196,6 +197,38 @@ def test_out_of_memory_while_denoising_is_a_resource_fault(models: Models) -> No
     assert caught.value.fault == "resource"
     assert not working_threads()
     assert len(drawn(model)) == SPEC.frames
+
+
+def test_a_gpu_that_fails_while_drawing_is_a_resource_fault(models: Models) -> None:
+    model = models("wan")
+
+    def fail(*_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    hook = model._family.pipeline.transformer.register_forward_pre_hook(fail)  # type: ignore[attr-defined]
+    with pytest.raises(GpuFailed, match="while shrunken-wan was drawing") as caught:
+        drawn(model)
+    hook.remove()
+    assert caught.value.fault == "resource"
+    assert not working_threads()
+
+
+@pytest.mark.parametrize("spoilt", ["video", "audio"])
+def test_latents_that_are_not_finite_are_refused(models: Models, monkeypatch: pytest.MonkeyPatch, spoilt: str) -> None:
+    """A decoder would make a black picture, or silence, of them."""
+    model = models("ltx2")
+    size = model.entry.sizes["16:9"]
+    clip = model._family.clip(SPEC, size)
+    latents = clip.denoise(0, clip.encode(0), lambda loop: None)
+    broken = replace(latents, **{spoilt: torch.full_like(getattr(latents, spoilt), float("nan"))})
+
+    def denoise(*_: object) -> Latents:
+        return broken
+
+    monkeypatch.setattr(type(clip), "denoise", denoise)
+    with pytest.raises(NotFinite, match="shrunken-ltx2"):
+        drawn(model)
+    assert not working_threads()
 
 
 def test_an_unknown_size_is_refused_with_the_known_ones(models: Models) -> None:

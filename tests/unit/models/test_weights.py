@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
-from collections.abc import Iterator
+import weakref
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,8 @@ from config.catalogue import Catalogue, ModelEntry
 from config.settings import ModelSettings
 from models import loader, weights
 from models.contract import ClipSpec
-from models.errors import DeviceUnavailable, WeightsCorrupt, WeightsMissing, WeightsUnavailable
+from models.errors import DeviceUnavailable, GpuFailed, WeightsCorrupt, WeightsMissing, WeightsUnavailable
+from models.families import wan
 from tests.unit.models import shrunken
 from tests.unit.models.hub import Hub
 
@@ -32,10 +35,9 @@ def flip(path: Path, position: int = -1) -> None:
 
 
 @pytest.fixture(autouse=True)
-def forget() -> Iterator[None]:
+def nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing loaded by one test may serve another."""
-    yield
-    loader.unload()
+    monkeypatch.setattr(loader, "_loaded", {})
 
 
 class Folder:
@@ -153,6 +155,54 @@ def test_a_gpu_that_is_not_there_is_a_resource_fault(saved_wan: Saved, monkeypat
     with pytest.raises(DeviceUnavailable, match="finds none") as caught:
         loader.load(entry, settings.model_copy(update={"device": "cuda"}))
     assert caught.value.fault == "resource"
+
+
+@pytest.mark.parametrize(
+    ("error", "becomes", "fault"),
+    [
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), GpuFailed, "resource"),
+        (OSError(errno.EIO, os.strerror(errno.EIO)), WeightsUnavailable, "transient"),
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), WeightsUnavailable, "transient"),
+        (OSError("no file named model_index.json"), WeightsCorrupt, "permanent"),
+    ],
+)
+def test_what_is_not_the_weights_fault_is_not_called_corrupt(
+    saved_wan: Saved, monkeypatch: pytest.MonkeyPatch, error: Exception, becomes: type[Exception], fault: str
+) -> None:
+    entry, _, settings = saved_wan
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(wan, "load", fail)
+    with pytest.raises(becomes) as caught:
+        loader.load(entry, settings)
+    assert type(caught.value) is becomes
+    assert caught.value.fault == fault  # type: ignore[attr-defined]
+
+
+def test_a_second_model_on_a_gpu_takes_the_place_of_the_first(
+    saved_wan: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry, folder, settings = saved_wan
+    second = entry.model_copy(update={"name": "second"})
+    shutil.copytree(folder, folder.with_name(f"second@{second.revision}"))
+    told: list[str] = []
+
+    class Loaded:
+        def __init__(self, entry: ModelEntry, folder: Path, device: str) -> None:
+            self.itself = self  # as modules that know each other
+            weakref.finalize(self, told.append, f"{entry.name} freed")
+            told.append(f"{entry.name} on {device}")
+
+    monkeypatch.setattr(loader, "_load", Loaded)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: told.append("memory given back"))
+    on_gpu = settings.model_copy(update={"device": "cuda"})
+    loader.load(entry, on_gpu)
+    loader.load(entry, on_gpu)
+    loader.load(second, on_gpu)
+    assert told == ["memory given back", "own on cuda", "own freed", "memory given back", "second on cuda"]
 
 
 def test_the_row_decides_dtype_and_shift(tmp_path: Path) -> None:

@@ -135,6 +135,12 @@ def test_limits_are_those_of_the_model_asked_for() -> None:
         with_short(aspect_ratio="16:9")
 
 
+def test_steps_that_a_model_cannot_draw_with_are_refused() -> None:
+    """One step of LTX-2 made a black video."""
+    assert ask(prompt="p", model="ltx-2", steps=2).steps == 2
+    assert refused(prompt="p", model="ltx-2", steps=1) == {"steps": ["Must be greater than or equal to 2"]}
+
+
 @given(
     duration=st.floats(1, 60),
     fps=st.integers(1, 60),

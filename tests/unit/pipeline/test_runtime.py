@@ -9,8 +9,10 @@ import pytest
 from config.errors import ConfigError
 from pipeline import scratch
 from pipeline.runtime import by_class
-from pipeline.topology import QueueClass, all_queues
+from pipeline.topology import LANES, QueueClass, all_queues
+from pipeline.vocabulary import Stage
 from pipeline.worker import check
+from stages import encode, hls
 
 
 def test_queues_are_grouped_by_the_process_they_share():
@@ -30,6 +32,10 @@ def test_unknown_queues_are_refused_with_the_known_ones(queues: list[str]):
 
 def test_every_model_has_its_render_queue():
     assert all_queues(["a", "b"]) == ("render.a", "render.b", "encode", "thumbnails", "metadata", "publish")
+
+
+def test_an_encode_that_takes_too_long_is_stopped_by_its_own_limits_which_tell_why():
+    assert LANES[Stage.ENCODE].time_limit_s > encode.TIME_LIMIT_S + hls.TIME_LIMIT_S
 
 
 def test_only_what_dead_processes_left_is_swept(tmp_path: Path):

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.contract import Interrupted
-from stages import ffmpeg
+from stages import ffmpeg, transcode
 from stages.encode import EncodeSpec, encode, ladder
 from stages.errors import DiskFull, FfmpegFailed, FfmpegMissing, MediaUnreadable
 from stages.ladder import RATES
@@ -234,6 +234,34 @@ def test_an_encoder_that_does_not_work_here_fails_with_ffmpegs_last_words(short:
     assert raised.value.exit_code != 0
     assert raised.value.stderr_tail
     assert "-filter_complex" in raised.value.argv
+
+
+def _unlucky(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encoder that passes its trial and fails in earnest, as NVENC does when its sessions or its memory run out."""
+    monkeypatch.setitem(ffmpeg.CODECS, "h264", ("unlucky", "libx264"))
+    monkeypatch.setitem(transcode._ENCODERS, "unlucky", lambda rung, gop: {})
+    monkeypatch.setattr(ffmpeg, "works", lambda encoder: True)
+
+
+def test_an_encoder_that_was_chosen_and_fails_gives_way_to_the_software_one(
+    short: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _unlucky(monkeypatch)
+
+    encode(short.rendered.mezzanine.path, EncodeSpec(ladder("720p", "16:9"), 24, 24), tmp_path)
+
+    assert (tmp_path / "720p.mp4").read_bytes() == short.mp4s["720p"].read_bytes()
+    assert "unlucky failed, encoding once more with libx264" in caplog.text
+
+
+def test_an_encoder_that_was_asked_for_and_fails_is_an_error(
+    short: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _unlucky(monkeypatch)
+    spec = EncodeSpec(ladder("720p", "16:9"), 24, 24, encoder="unlucky")
+
+    with pytest.raises(FfmpegFailed, match="ffmpeg failed"):
+        encode(short.rendered.mezzanine.path, spec, tmp_path / "out")
 
 
 def _cut(mezzanine: Path, folder: Path) -> Path:
