@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from typing import Any
 
@@ -16,11 +17,19 @@ log = structlog.get_logger(__name__)
 @cache
 def _handle() -> object:
     """The first GPU this process may see; None without one."""
+    first = _first()
     try:
         pynvml.nvmlInit()
-        return pynvml.nvmlDeviceGetHandleByIndex(0) if pynvml.nvmlDeviceGetCount() else None
+        if first.isdecimal():
+            return pynvml.nvmlDeviceGetHandleByIndex(int(first))
+        return pynvml.nvmlDeviceGetHandleByUUID(first)
     except pynvml.NVMLError:  # no driver, which is the normal case on a CPU worker
         return None
+
+
+def _first() -> str:
+    """Number or UUID of it: workers of one machine are given a GPU each by this variable, which NVML does not heed."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
 
 
 def gpu_state() -> dict[str, Any] | None:
@@ -35,7 +44,7 @@ def gpu_state() -> dict[str, Any] | None:
     except pynvml.NVMLError as error:
         log.warning("GPU state not read", error=str(error))
         return None
-    metrics.GPU_MEMORY_BYTES.labels("0").set(memory.used)
+    metrics.GPU_MEMORY_BYTES.labels(_first()).set(memory.used)
     return {
         "name": name,
         "memory_used_bytes": memory.used,
