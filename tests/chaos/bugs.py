@@ -53,7 +53,9 @@ BUGS = (
             Change(
                 "pipeline/runner.py",
                 "            return self._jobs.store.put_file(artifact.path, artifact.name, artifact.media_type)\n",
-                """            data, kept = artifact.path.read_bytes(), Path(tempfile.mkstemp()[1])
+                """            from tempfile import mkstemp
+
+            data, kept = artifact.path.read_bytes(), Path(mkstemp()[1])
             kept.write_bytes(data)
             self._late = [*getattr(self, "_late", []), (kept, artifact)]
             digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
