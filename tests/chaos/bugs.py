@@ -138,9 +138,8 @@ BUGS = (
         (
             Change(
                 "gateway/acceptance.py",
-                "        await idempotency.keep(connection, attempt, answer)\n"
-                "        await gateway.limiter.charge(connection, Limit.JOBS, job.user_id)\n        await jobs.add(",
-                "        await gateway.limiter.charge(connection, Limit.JOBS, job.user_id)\n        await jobs.add(",
+                "            await idempotency.keep(connection, attempt, answer)\n            await gateway.limiter",
+                "            await gateway.limiter",
             ),
         ),
     ),
