@@ -27,7 +27,7 @@ from structlog.contextvars import bound_contextvars
 
 from config.errors import Fault, T2MError
 from models.contract import Detail, Interrupted, Report
-from pipeline import heap, keys, metrics, scratch, steps
+from pipeline import keys, metrics, scratch, steps
 from pipeline.bus.base import EventPublisher
 from pipeline.cancellation import CHECK_INTERVAL_S, Stops, Token
 from pipeline.errors import Disconnected, ObjectMissing, OutOfRam, ScratchFull, StoreError, Unexpected, WorkerLost
@@ -351,12 +351,11 @@ class Runner:
         events.emit(EventKind.STARTED, fraction=0.0)
         started = time.monotonic()
         with (
-            heap.given_back(),
             self._watch() as alive,
             Token(self._jobs, request.job_id, self.stops, alive, hold) as token,
             scratch.folder(self._scratch) as at,
         ):
-            inputs = self._fetch(self._inputs(message.stage, request, records), at / "in")
+            inputs = self._fetch(self._inputs(message.stage, request, records), at)
             out = at / "out"
             out.mkdir()
             report = _measured(Progress(events), request.model, alive)
@@ -385,7 +384,6 @@ class Runner:
 
     def _fetch(self, refs: list[ArtifactRef], folder: Path) -> list[tuple[str, Path, str]]:
         """Download blobs; returns (name, local path, digest) of each."""
-        folder.mkdir()
         fetched = [(ref.name, folder / ref.name, ref.digest) for ref in refs]
         self._side_by_side(lambda ref: self._jobs.store.fetch(ref, folder / ref.name), refs)
         metrics.STORE_BYTES.labels("down").inc(sum(ref.size for ref in refs))

@@ -117,6 +117,7 @@ def _serve(duty: Duty, marks: Marks, ready: threading.Event, stop: threading.Eve
     supervisor = multiprocessing.parent_process()
     while not stop.wait(LOOK_S) and not runner.unfit and (supervisor is None or supervisor.is_alive()):
         ready.set() if crew.ready else ready.clear()
+        heap.trim()
     ready.clear()
     sparing = threading.Timer(LEAVE_SHARE * settings.worker.grace_s, runner.spare)
     sparing.daemon = True

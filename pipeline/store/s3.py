@@ -148,12 +148,20 @@ class S3Store:
         return ObjectInfo(key, found.etag, found.size, found.last_modified.timestamp())
 
     def put_file(self, path: Path, name: str, media_type: str) -> ArtifactRef:
-        """See `ObjectStore.put_file`. The server checks each part against a digest the SDK sends along."""
-        digest, size = digest_of(path)
+        """See `ObjectStore.put_file`. The server checks each part against a digest that is sent along.
+
+        Small files are read once and sent in one request: asking whether they are there takes as long.
+        """
+        small = path.read_bytes() if path.stat().st_size <= PIECE else None
+        if small is None:
+            digest, size = digest_of(path)
+        else:
+            digest, size = f"sha256:{hashlib.sha256(small).hexdigest()}", len(small)
         key = keys.blob(digest)
-        # Asking whether a small file is there takes as long as sending it.
-        if size <= PIECE or not self._may_rely_on(key, size):
-            with self._translated(key):
+        with self._translated(key):
+            if small is not None:
+                _persist(lambda: self._send_whole(key, small, media_type))
+            elif not self._may_rely_on(key, size):
                 _persist(lambda: self._upload(key, path, media_type))
         return ArtifactRef(name=name, digest=digest, key=key, size=size, media_type=media_type)
 
@@ -279,6 +287,11 @@ class S3Store:
         except S3Error:
             return None
         return str(found.etag) if found.metadata.get(WRITE_MARK) == token else None
+
+    def _send_whole(self, key: str, data: bytes, media_type: str) -> None:
+        response = self._put(key, data, {"Content-Type": media_type})
+        if response.status != 200:
+            raise _server_error(response)
 
     def _upload(self, key: str, path: Path, media_type: str) -> None:
         self._client.fput_object(self._bucket, key, str(path), content_type=media_type, part_size=PART_BYTES)
