@@ -39,7 +39,7 @@ from pipeline.broker import declare, open_broker
 from pipeline.dispatch import first_message, send
 from pipeline.jobs import Jobs
 from pipeline.store.factory import open_store
-from pipeline.topology import LANES, PROJECTOR_QUEUE, QueueClass, queue_name
+from pipeline.topology import EVENTS_EXCHANGE, LANES, QueueClass, queue_name
 from pipeline.vocabulary import JobRequest, Stage
 from pipeline.worker import supervise
 from tests.services import Services, free_port
@@ -47,6 +47,7 @@ from tests.small_stages import job, silent_functions
 
 MAX_LATENCY_RATIO, MIN_THROUGHPUT_RATIO = 2.0, 0.5
 CONCURRENCY = 8
+BARE_EXCHANGE = "bare.events"
 PUTS: Mapping[Stage, int] = {
     Stage.RENDER: 3,
     Stage.ENCODE: 2,
@@ -105,6 +106,11 @@ def bare_queue(stage: Stage) -> str:
     return f"{LANES[stage].queue}.bare"
 
 
+def completed(name: str) -> str:
+    """Routing key of the message that says that a job is done."""
+    return f"job.{name}.completed"
+
+
 def declare_bare(broker: dramatiq.Broker, store: Bare, stage: Stage) -> None:
     def act(name: str) -> None:
         for n in range(PUTS[stage]):
@@ -112,7 +118,7 @@ def declare_bare(broker: dramatiq.Broker, store: Bare, stage: Stage) -> None:
         for follower in FOLLOWS[stage]:
             broker.enqueue(bare_message(follower, name))
         if stage is Stage.PUBLISH:
-            broker.channel.basic_publish("", "bare.done", name.encode())
+            broker.channel.basic_publish(BARE_EXCHANGE, completed(name), b"")
 
     dramatiq.actor(actor_name=f"bare-{stage}", queue_name=bare_queue(stage), broker=broker)(act)
 
@@ -131,28 +137,25 @@ def chain_worker(settings: Settings) -> None:
 
 
 class Completed:
-    """Knows which jobs are done: from a queue of names, or as the projector does, whose queue it reads.
+    """Knows which jobs are done: by one message each, with the key `job.<name>.completed`.
 
-    A job may say so twice (both neighbours may have sent its publish), so names are kept, not counts.
+    The other events of the chain go to the projector's queue, where they stay: reading them is the gateway's work. A
+    job may say so twice (both neighbours may have sent its publish), so names are kept, not counts.
     """
 
-    def __init__(self, url: str, queue: str = "") -> None:
+    def __init__(self, url: str, exchange: str) -> None:
         self._names: set[str] = set()
         self._changed = threading.Condition()
         channel = pika.BlockingConnection(pika.URLParameters(url)).channel()
-        self._by_key = not queue
-        if queue:
-            channel.queue_declare(queue)
-        else:
-            queue = PROJECTOR_QUEUE
+        channel.exchange_declare(exchange, "topic", durable=True)
+        queue = channel.queue_declare("", exclusive=True).method.queue
+        channel.queue_bind(queue, exchange, completed("*"))
         channel.basic_consume(queue, self._note, auto_ack=True)
         threading.Thread(target=channel.start_consuming, daemon=True).start()
 
     def _note(self, channel: object, method: pika.spec.Basic.Deliver, properties: object, body: bytes) -> None:
-        if self._by_key and not method.routing_key.endswith(".completed"):
-            return
         with self._changed:
-            self._names.add(method.routing_key.split(".")[1] if self._by_key else body.decode())
+            self._names.add(method.routing_key.split(".")[1])
             self._changed.notify_all()
 
     def wait_for(self, name: str) -> None:
@@ -166,7 +169,7 @@ class ChainSide:
 
     def __init__(self, settings: Settings) -> None:
         self._broker, self._jobs = open_broker(settings), Jobs(open_store(settings))
-        self.done = Completed(settings.broker.url.get_secret_value())
+        self.done = Completed(settings.broker.url.get_secret_value(), EVENTS_EXCHANGE)
 
     def submit(self) -> str:
         request: JobRequest = job(quality="720p", steps=1)
@@ -181,7 +184,7 @@ class BareSide:
     def __init__(self, settings: Settings) -> None:
         self._broker, self._store = open_broker(settings), Bare(settings)
         declare(self._broker, [bare_queue(stage) for stage in Stage])
-        self.done = Completed(settings.broker.url.get_secret_value(), "bare.done")
+        self.done = Completed(settings.broker.url.get_secret_value(), BARE_EXCHANGE)
 
     def submit(self) -> str:
         name = uuid4().hex
@@ -260,26 +263,26 @@ def end(process: SpawnProcess) -> None:
 
 
 def measure(settings: Settings, jobs: int, rounds: int) -> dict[str, float]:
-    """Figures of both sides, each the median over rounds in which the sides took turns."""
+    """Figures of both sides, each the median over rounds in which the sides took turns, as are the ratios."""
     sides: dict[str, Side] = {"bare": BareSide(settings), "chain": ChainSide(settings)}
     figures: dict[str, list[float]] = {}
     for side in sides.values():  # connections, imports, queues
         throughput(side, CONCURRENCY)
     for _ in range(rounds):
-        for name, side in sides.items():
-            figures.setdefault(f"{name}_latency_s", []).append(latency_s(side, jobs))
-        for name, side in sides.items():
-            figures.setdefault(f"{name}_jobs_per_s", []).append(throughput(side, 4 * jobs))
-    found = {name: statistics.median(values) for name, values in figures.items()}
-    found["latency_ratio"] = found["chain_latency_s"] / found["bare_latency_s"]
-    found["throughput_ratio"] = found["chain_jobs_per_s"] / found["bare_jobs_per_s"]
-    return found
+        latency = {name: latency_s(side, jobs) for name, side in sides.items()}
+        rate = {name: throughput(side, 4 * jobs) for name, side in sides.items()}
+        for name in sides:
+            figures.setdefault(f"{name}_latency_s", []).append(latency[name])
+            figures.setdefault(f"{name}_jobs_per_s", []).append(rate[name])
+        figures.setdefault("latency_ratio", []).append(latency["chain"] / latency["bare"])
+        figures.setdefault("throughput_ratio", []).append(rate["chain"] / rate["bare"])
+    return {name: statistics.median(values) for name, values in figures.items()}
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--jobs", type=int, default=20, help="jobs per round and side (four times as many at 8)")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path, help="write the figures there as well")
     options = parser.parse_args(arguments)
     with Services() as services, tempfile.TemporaryDirectory() as folder:

@@ -26,7 +26,7 @@ from pipeline.vocabulary import now
 
 log = structlog.get_logger(__name__)
 
-LOCK = 2
+LOCK = "dispatch"
 POLL_S = 1.0
 """Other gateways accept jobs too, and workers come and go."""
 NOTED_TOGETHER = 25

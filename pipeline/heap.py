@@ -23,6 +23,6 @@ def share_heap() -> None:
 
 
 def trim() -> None:
-    """Give what was freed back to the system: from time to time, as a heap that grows again costs more than the call."""
+    """Give what was freed back to the system. Not after each small run: a heap that grows again takes longer."""
     if hasattr(LIBRARY, "malloc_trim"):
         LIBRARY.malloc_trim(0)

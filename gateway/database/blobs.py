@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,7 +37,7 @@ class Shared:
 
 async def guard(database: Database, connection: AsyncConnection, key: str) -> None:
     """Until the end of the transaction, nobody else begins to refer to the blob, or removes it."""
-    await database.lock(connection, zlib.crc32(f"blob:{key}".encode()) >> 1)
+    await database.lock(connection, f"blob:{key}")
 
 
 async def referenced(connection: AsyncConnection, keys: Collection[str]) -> set[str]:

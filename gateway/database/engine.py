@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -80,13 +81,14 @@ class Database:
         async with self.engine.begin() as connection:
             yield connection
 
-    async def lock(self, connection: AsyncConnection, number: int) -> None:
-        """Exclude every other holder of the lock `number` until `connection`'s write transaction ends.
+    async def lock(self, connection: AsyncConnection, name: str) -> None:
+        """Exclude every other holder of the lock `name` until `connection`'s write transaction ends.
 
-        SQLite needs none: its write transactions exclude each other.
+        SQLite needs none: its write transactions exclude each other. PostgreSQL's locks have numbers: names that share
+        one wait for each other.
         """
         if self.dialect == "postgresql":
-            await connection.execute(LOCK, {"space": 0x72D, "number": number})
+            await connection.execute(LOCK, {"space": 0x72D, "number": zlib.crc32(name.encode()) >> 1})
 
     async def notify(self, connection: AsyncConnection, channel: str, notice: str) -> None:
         """Send a notice of at most 8000 bytes when `connection`'s transaction is committed; on SQLite to nobody."""

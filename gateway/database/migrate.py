@@ -14,7 +14,7 @@ from config.settings import Settings
 from gateway.database.engine import Database
 from gateway.errors import DatabaseError
 
-LOCK = 1
+LOCK = "migration"
 
 
 @asynccontextmanager

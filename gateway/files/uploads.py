@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -151,7 +150,7 @@ async def accept(
 async def _claim(gateway: Gateway, upload: Upload) -> None:
     quota = gateway.settings.files.quota_bytes
     async with gateway.database.write() as connection:
-        await gateway.database.lock(connection, zlib.crc32(f"quota:{upload.user_id}".encode()) >> 1)
+        await gateway.database.lock(connection, f"quota:{upload.user_id}")
         left = quota - await files.used(connection, upload.user_id)
         if upload.ref.size > left:
             details = {"storage": [f"{max(left, 0)} bytes are left of your quota"]}

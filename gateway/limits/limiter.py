@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import zlib
 from collections import OrderedDict
 from contextvars import ContextVar
 from dataclasses import replace
@@ -71,7 +70,7 @@ class Limiter:
         Raises:
             ApiError: 429; the transaction is to be rolled back.
         """
-        await self._database.lock(connection, zlib.crc32(f"{limit}:{user_id}".encode()) >> 1)
+        await self._database.lock(connection, f"{limit}:{user_id}")
         at = now()
         standing = await self._standing(connection, limit, user_id, at)
         if standing.remaining == 0:

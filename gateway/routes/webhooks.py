@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from typing import Annotated, Any
 
 from aiohttp import web
@@ -164,7 +163,7 @@ async def create(request: web.Request, body: NewWebhook) -> Success[CreatedWebho
     await _require_allowed(request, body.url)
     secret = body.secret or new_secret()
     async with gateway.database.write() as connection:
-        await gateway.database.lock(connection, zlib.crc32(f"webhooks:{user_id}".encode()) >> 1)
+        await gateway.database.lock(connection, f"webhooks:{user_id}")
         _, present = await webhooks.page(connection, user_id, pagination.Page(size=1))
         if present >= MAX_WEBHOOKS:
             details = {"limit": MAX_WEBHOOKS, "present": present}
