@@ -58,6 +58,7 @@ class ModelEntry(BaseModel):
         fps: the rate the model draws at.
         output_fps: default rate of the renditions; frames between native ones are interpolated by motion.
         steps: default; a client may ask for `min_steps` to `max_steps`.
+        low_noise_guidance: of "wan-moe", the share of the guidance that its expert of low noise works with.
         extend: how a clip grows past `frames`: "none" (refused), or "latent-prefix": by windows that start with clean
             latents of the one before.
         max_duration_s: longest clip accepted.
@@ -82,6 +83,7 @@ class ModelEntry(BaseModel):
     min_steps: Annotated[int, Field(ge=1)] = 1
     max_steps: Annotated[int, Field(ge=1)] = 100
     guidance: Annotated[float, Field(ge=1)]
+    low_noise_guidance: Annotated[float, Field(gt=0, le=1)] = 1.0
     flow_shift: float | None = None
     vram_gib: float
     extend: Literal["none", "latent-prefix"]

@@ -136,7 +136,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Understood:
-    """Which part of a prompt the model can draw. Models of the open world understand all of it.
+    """Which part of a prompt the model can draw. Models of the open world read as much as their text encoder takes.
 
     Attributes:
         complete: nothing of the prompt was left out.

@@ -76,3 +76,13 @@ class Family(Protocol):
 def latent_frames(entry: ModelEntry, frames: int) -> int:
     """Latent frames that decode to at least `frames` frames: the first gives one, the others `frame_step` each."""
     return 1 + -(-(frames - 1) // entry.frame_step)
+
+
+def read_by(tokenizer: Any, prompt: str, most: int) -> Understood:  # noqa: ANN401 - transformers' are of no one type
+    """All of a prompt, or the beginning that fits in `most` tokens: the pipelines cut off the rest."""
+    read = tokenizer(prompt, truncation=True, max_length=most, return_offsets_mapping=True)
+    if len(read["input_ids"]) < most:
+        return Understood(complete=True, text=prompt)
+    end = max(stop for _, stop in read["offset_mapping"])
+    left_out = tuple(prompt[end:].split())
+    return Understood(complete=not left_out, text=prompt[:end], ignored=left_out)

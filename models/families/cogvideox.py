@@ -13,10 +13,13 @@ from torch import Tensor
 from config.catalogue import ModelEntry, Size
 from models.contract import Chunk, ClipSpec, Understood
 from models.denoise import OnStep
-from models.families.base import Latents
+from models.families.base import Latents, read_by
 from models.families.pipelines import open_pipeline
 from models.families.stepped import Stepped, Watched, native_frames
 from models.frames import to_rgb
+
+MAX_PROMPT_TOKENS = 226
+"""`max_text_seq_length` of its transformer, to which `CogVideoXPipeline` cuts prompts."""
 
 
 class WatchedDDIM(Watched, CogVideoXDDIMScheduler):  # type: ignore[misc]  # untyped base
@@ -78,8 +81,8 @@ class CogVideoXFamily:
         self.entry = entry
 
     def understand(self, prompt: str) -> Understood:
-        """All of it: the model knows the open world."""
-        return Understood(complete=True, text=prompt)
+        """As much of it as the text encoder is given."""
+        return read_by(self.pipeline.tokenizer, prompt, MAX_PROMPT_TOKENS)
 
     def clip(self, spec: ClipSpec, size: Size) -> CogVideoXClip:
         """See `Family.clip`."""
@@ -104,6 +107,7 @@ class CogVideoXClip:
             self._spec.prompt,
             negative_prompt=self._spec.negative_prompt,
             do_classifier_free_guidance=self._spec.guidance > 1,
+            max_sequence_length=MAX_PROMPT_TOKENS,
         )
         return prompt, negative
 

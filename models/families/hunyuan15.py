@@ -13,7 +13,7 @@ from torch import Tensor
 from config.catalogue import ModelEntry, Size
 from models.contract import Chunk, ClipSpec, Understood
 from models.denoise import OnStep
-from models.families.base import Latents
+from models.families.base import Latents, read_by
 from models.families.pipelines import open_pipeline
 from models.families.stepped import Stepped, WatchedEuler, in_pieces, native_frames
 from models.frames import to_rgb
@@ -47,8 +47,8 @@ class HunyuanVideo15Family:
         self.entry = entry
 
     def understand(self, prompt: str) -> Understood:
-        """All of it: the model knows the open world."""
-        return Understood(complete=True, text=prompt)
+        """As much of it as the text encoder is given."""
+        return read_by(self.pipeline.tokenizer, prompt, self.pipeline.tokenizer_max_length)
 
     def clip(self, spec: ClipSpec, size: Size) -> HunyuanVideo15Clip:
         """See `Family.clip`."""

@@ -15,10 +15,13 @@ from torch import Tensor
 from config.catalogue import ModelEntry, Size
 from models.contract import Chunk, ClipSpec, Understood
 from models.denoise import OnStep
-from models.families.base import Latents
+from models.families.base import Latents, read_by
 from models.families.pipelines import open_pipeline
 from models.families.stepped import Stepped, WatchedEuler, in_pieces, native_frames
 from models.frames import to_rgb
+
+MAX_PROMPT_TOKENS = 1024
+"""What `LTX2Pipeline` cuts prompts to by default."""
 
 PLAIN_GUIDANCE = {"stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0}
 """Classifier-free guidance alone, as LTX-2's model card samples; the pipeline's defaults are those of LTX-2.3. The
@@ -61,8 +64,8 @@ class LTX2Family:
         return int(self.pipeline.vocoder.config.output_sampling_rate)
 
     def understand(self, prompt: str) -> Understood:
-        """All of it: the model knows the open world."""
-        return Understood(complete=True, text=prompt)
+        """As much of it as the text encoder is given."""
+        return read_by(self.pipeline.tokenizer, prompt, MAX_PROMPT_TOKENS)
 
     def clip(self, spec: ClipSpec, size: Size) -> LTX2Clip:
         """See `Family.clip`."""
@@ -95,6 +98,7 @@ class LTX2Clip:
             self._spec.prompt,
             negative_prompt=self._spec.negative_prompt,
             do_classifier_free_guidance=self._spec.guidance > 1,
+            max_sequence_length=MAX_PROMPT_TOKENS,
         )
         return dict(zip(names, tensors, strict=True))
 

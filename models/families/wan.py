@@ -20,7 +20,7 @@ from config.catalogue import ModelEntry, Size
 from models.contract import Chunk, ClipSpec, Understood
 from models.denoise import DenoisingState, OnStep, denoise
 from models.errors import UnsupportedShape
-from models.families.base import Latents, latent_frames
+from models.families.base import Latents, latent_frames, read_by
 from models.families.pipelines import open_pipeline
 from models.frames import to_rgb
 from models.seeds import window_generator
@@ -50,8 +50,8 @@ class WanFamily:
         self.entry = entry
 
     def understand(self, prompt: str) -> Understood:
-        """All of it: Wan knows the open world."""
-        return Understood(complete=True, text=prompt)
+        """As much of it as the text encoder is given."""
+        return read_by(self.pipeline.tokenizer, prompt, MAX_PROMPT_TOKENS)
 
     def texts(self, spec: ClipSpec, window: int) -> tuple[str, str]:
         """Prompt and negative prompt that the text encoder reads for a window."""
@@ -124,7 +124,8 @@ class WanClip:
         else:
             state = DenoisingState.restore(scheduler, steps, resume)
         prefix = None if previous is None else previous.video[:, :, -PREFIX:].to(self._pipeline.device)
-        denoise(state, WanPredictor(self._pipeline, conditions, self._spec.guidance, prefix), on_step)
+        guidance = self._spec.guidance, self._spec.guidance * self._entry.low_noise_guidance
+        denoise(state, WanPredictor(self._pipeline, conditions, guidance, prefix), on_step)
         return Latents(state.latents.cpu())
 
     def decode(self, latents: Latents) -> Iterator[Chunk]:
@@ -157,9 +158,19 @@ class WanClip:
 
 
 class WanPredictor:
-    """The guided velocity of the right expert, for latents that may continue a clean `prefix`."""
+    """The guided velocity of the right expert, for latents that may continue a clean `prefix`.
 
-    def __init__(self, pipeline: Any, conditions: WanConditions, guidance: float, prefix: Tensor | None) -> None:  # noqa: ANN401
+    Args:
+        guidance: of the experts of high and of low noise.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,  # noqa: ANN401
+        conditions: WanConditions,
+        guidance: tuple[float, float],
+        prefix: Tensor | None,
+    ) -> None:
         self._pipeline = pipeline
         self._prefix = prefix
         self._guidance = guidance
@@ -172,21 +183,24 @@ class WanPredictor:
         """See `models.denoise.Predict`; gives the velocity of `latents` only, not of the prefix."""
         clean = 0 if self._prefix is None else self._prefix.shape[2]
         stream = latents if self._prefix is None else torch.cat([self._prefix, latents], dim=2)
-        expert = self._expert(t)
+        expert, guidance = self._expert(t)
         timestep = self._timestep(expert, stream, t, clean)
         stream = stream.to(self._dtype)
         conditional = _velocity(expert, stream, timestep, self._prompt)
         if self._negative is None:
             return conditional[:, :, clean:]
         unconditional = _velocity(expert, stream, timestep, self._negative)
-        return (unconditional + self._guidance * (conditional - unconditional))[:, :, clean:]
+        return (unconditional + guidance * (conditional - unconditional))[:, :, clean:]
 
-    def _expert(self, t: Tensor) -> Any:  # noqa: ANN401
-        """Wan 2.2 A14B: `transformer` draws while the noise is high, `transformer_2` below `boundary_ratio`."""
+    def _expert(self, t: Tensor) -> tuple[Any, float]:
+        """Who draws at `t`, and its guidance.
+
+        Wan 2.2 A14B: `transformer` draws while the noise is high, `transformer_2` below `boundary_ratio`.
+        """
         ratio = self._pipeline.config.boundary_ratio
         if ratio is None or t >= ratio * self._pipeline.scheduler.config.num_train_timesteps:
-            return self._pipeline.transformer
-        return self._pipeline.transformer_2
+            return self._pipeline.transformer, self._guidance[0]
+        return self._pipeline.transformer_2, self._guidance[1]
 
     def _timestep(self, expert: Any, stream: Tensor, t: Tensor, clean: int) -> Tensor:  # noqa: ANN401
         """One timestep, shape (1,), or one per token, shape (1, tokens), where clean latents get 0."""

@@ -14,7 +14,7 @@ from gateway.auth.base import Role
 from tests.conformance import document
 from tests.conformance.document import Endpoint
 from tests.conformance.scene import EMAIL, Scene
-from tests.unit.gateway.support import PATIENCE_S, World, until
+from tests.unit.gateway.support import MEDIA, PATIENCE_S, World, until
 
 HOST, TOKEN, JOB, FILE = "https://api.example.com", "your-token-here", "job_789012", "file_123456"
 MASKED = "[email\u00a0protected]"
@@ -86,7 +86,7 @@ async def test_curl(scene: Scene, tmp_path: Path, number: int) -> None:
 async def check_curl(scene: Scene, tmp_path: Path, code: str) -> None:
     out = await run(tmp_path, "bash", "-c", await prepared(scene, code, tmp_path))
     if "/stream" in code or "/thumbnail" in code:
-        assert out[:1] != b"{"
+        assert len(out) == MEDIA["720p.mp4" if "/stream" in code else "poster-large.jpg"][1]
     else:
         assert json.loads(out)["success"] is True, out
 

@@ -189,13 +189,13 @@ def test_what_waits_for_its_retry_is_held_by_no_worker(t2m_settings, queue_type:
         def fail_once(word: str) -> None:
             tries.append(time.monotonic())
             if len(tries) == 1:
-                raise dramatiq.Retry("later", delay=3000)
+                raise dramatiq.Retry("later", delay=7000)
 
         work = actor(broker, fail_once, max_retries=1)
         with working(broker):
             work.send("later")
             until(lambda: tries)
-            until(lambda: count(broker, f"{QUEUE}.wait.4") == 1)
+            until(lambda: count(broker, f"{QUEUE}.wait.8") == 1)
         assert count(broker, QUEUE) == 0
         until(lambda: count(broker, QUEUE) == 1)
         with working(broker):

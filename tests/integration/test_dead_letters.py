@@ -118,6 +118,7 @@ async def test_a_message_over_the_delivery_limit_ends_its_job_and_its_replay_wor
 
 
 async def test_junk_is_kept_and_ends_nothing(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+    request = await scene.accept()
     await asyncio.to_thread(scene.broker.declare_queue, QUEUE, ensure=True)
     scene.broker.channel.basic_publish("", xq_name(QUEUE), b"junk")
     assert await scene.rescue.bury() == 1
@@ -125,3 +126,4 @@ async def test_junk_is_kept_and_ends_nothing(scene: Scene, capsys: pytest.Captur
     assert letter.message is None
     dlq.drop(letter.id)
     assert list(scene.letters.all()) == []
+    assert await scene.status(request) == (Status.PROCESSING, None)

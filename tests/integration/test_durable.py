@@ -13,6 +13,7 @@ import pytest
 from pipeline import keys
 from pipeline.vocabulary import Status
 from tests.integration.test_worker import RENDER, REST, Chain, eventually
+from tests.metadata_service import metadata_service
 from tests.services import RabbitMQ
 
 STEPS = 40
@@ -69,21 +70,36 @@ def test_sigterm_costs_no_step(chain: Chain):
     began = time.monotonic()
     assert worker.stop() == 0
     assert time.monotonic() - began < 6
-    stopped_at = len(chain.steps(job_id))
-    assert stopped_at < STEPS
+    goes_on_without_a_step_repeated(chain, job_id, STEPS)
+
+
+def test_nor_does_a_notice_that_the_machine_is_taken_away(chain: Chain):
+    steps = 60  # twelve seconds: the service is asked every five
+    with metadata_service() as (url, says):
+        worker = chain.worker(*RENDER, notice_url=url)
+        job_id = chain.submit("step 0.2", steps=steps)
+        eventually(lambda: len(chain.steps(job_id)) >= 5)
+        says[0] = (200, b"TRUE")
+        assert worker.process.wait(60) == 0
+    goes_on_without_a_step_repeated(chain, job_id, steps)
+
+
+def goes_on_without_a_step_repeated(chain: Chain, job_id: str, steps: int) -> None:
+    assert len(chain.steps(job_id)) < steps
     chain.worker(*RENDER, *REST)
     assert chain.verdict(job_id).status is Status.COMPLETED
-    assert chain.steps(job_id) == list(range(1, STEPS + 1))
+    assert chain.steps(job_id) == list(range(1, steps + 1))
 
 
 def test_a_step_that_outlasts_the_grace_period_does_not_keep_the_worker(chain: Chain):
     worker = chain.worker(*RENDER)
-    job_id = chain.submit("step 4", steps=3)
+    job_id = chain.submit("step 10", steps=3)
     eventually(lambda: len(chain.steps(job_id)) == 1)
     began = time.monotonic()
     assert worker.stop() == 0
     assert time.monotonic() - began < 4.5
     assert any(line.get("outcome") == "handed back" for line in worker.lines)
+    assert chain.steps(job_id) == [1]
 
 
 def test_a_cancelled_render_stops_within_a_step(chain: Chain):

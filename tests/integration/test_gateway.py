@@ -92,6 +92,7 @@ async def test_two_gateways_share_the_work_and_each_shows_all_of_it(open_world: 
     for gateway in (first, second):
         for job_id in accepted:
             assert (await gateway.reached(job_id, "completed"))["progress"] == 100
+    assert await sends(first) + await sends(second) == len(accepted), "none was sent twice"
 
 
 @pytest.mark.parametrize("part", ["rabbitmq", "s3"])

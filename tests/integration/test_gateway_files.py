@@ -107,12 +107,16 @@ async def test_two_gateways_take_in_count_and_sweep_as_one(open_world: OpenWorld
                 await world.client.delete(f"/api/v1/files/{made['id']}", headers=world.headers())
         return str(made["id"])
 
-    async def sweeping(world: World) -> None:
+    swept = [0, 0]
+
+    async def sweeping(number: int, world: World) -> None:
         while True:
             await sweep(world.gateway.store, world.gateway.database, timedelta(0))
+            swept[number] += 1
 
-    tasks = [asyncio.create_task(sweeping(world)) for world in (first, second)]
+    tasks = [asyncio.create_task(sweeping(*one)) for one in enumerate((first, second))]
     left = await asyncio.gather(again_and_again(first), again_and_again(second))
+    assert all(swept) and not any(task.done() for task in tasks)
     for task in tasks:
         task.cancel()
     for file_id in left:

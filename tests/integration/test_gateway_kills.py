@@ -55,6 +55,8 @@ class Load:
             asked += 1
             key = f"client-{number}-{asked}"
             self.accepted[key] = await self._answer(session, key)
+            if asked % 3 == 0:
+                assert await self._answer(session, key) == self.accepted[key]
             await asyncio.sleep(random.Random(key).uniform(0.2, 1.2))
 
     async def _answer(self, session: aiohttp.ClientSession, key: str) -> str:
@@ -122,5 +124,6 @@ async def check(settings: Settings, load: Load) -> None:
     await database.close()
     answered = set(load.accepted.values())
     assert len(answered) == len(load.accepted) > 20
+    assert load.repeated
     assert found == dict.fromkeys(answered, Status.COMPLETED)
     assert verdicts == Counter(answered)

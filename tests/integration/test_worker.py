@@ -191,11 +191,17 @@ def restarted(worker: Worker) -> str:
 
 
 def test_a_hung_job_goes_on_at_another_worker_at_once(chain: Chain):
-    chain.worker(*RENDER, hang_s=2.0)
+    chain.worker(*RENDER, hang_s=15.0)
     job_id = chain.submit("hang")
     eventually(lambda: (chain.settings.data_dir / f"hang-{job_id}").exists())
-    chain.worker(*RENDER, *REST)
+    other = chain.worker(*RENDER, *REST)
     assert chain.verdict(job_id).status is Status.COMPLETED
+    assert [line["outcome"] for line in handled(other, Stage.RENDER)] == ["done"]
+
+
+def handled(worker: Worker, stage: Stage) -> list[dict[str, Any]]:
+    """What the worker's log says of the messages of a stage."""
+    return [line for line in worker.lines if line["event"] == "stage handled" and line["stage"] == stage]
 
 
 def test_a_job_that_kills_three_workers_fails_instead_of_looping(chain: Chain):
@@ -238,13 +244,14 @@ def test_children_follow_a_supervisor_that_was_killed(chain: Chain):
 
 
 def test_redelivered_duplicates_are_harmless(chain: Chain):
-    chain.worker(*RENDER, *REST)
+    worker = chain.worker(*RENDER, *REST)
     request = job()
     chain.jobs.accept(request)
     for _ in range(4):
         send(chain.broker, first_message(request), request.model)
     final = chain.verdict(request.job_id)
     assert final.status is Status.COMPLETED
+    eventually(lambda: len(handled(worker, Stage.RENDER)) == 4)
     eventually(lambda: not any(chain.messages(queue) for queue in (*RENDER, *REST)))
     assert chain.jobs.final(request.job_id) == final
 

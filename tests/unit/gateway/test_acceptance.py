@@ -15,7 +15,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from config.settings import Settings
-from gateway import housekeeping, idempotency
+from gateway import housekeeping
 from gateway.database import jobs as rows
 from gateway.database.tables import idempotency_keys, jobs
 from pipeline import keys
@@ -110,14 +110,19 @@ async def test_simultaneous_requests_with_one_key_make_one_job(open_world: OpenW
     assert stored == {keys.request(job_id)}, "what the others had prepared is gone"
 
 
+async def age(world: World, since: timedelta) -> None:
+    async with world.gateway.database.write() as connection:
+        await connection.execute(update(idempotency_keys).values(created_at=now() - since))
+
+
 async def test_keys_are_forgotten_after_a_day(world: World) -> None:
     first = (await (await ask(world, key="k-1")).json())["data"]["job_id"]
-    async with world.gateway.database.write() as connection:
-        await connection.execute(update(idempotency_keys).values(created_at=now() - idempotency.KEPT))
+    await age(world, timedelta(hours=23, minutes=59))
+    assert (await (await ask(world, key="k-1")).json())["data"]["job_id"] == first
+    await age(world, timedelta(hours=24))
     second = (await (await ask(world, {"prompt": "another"}, key="k-1")).json())["data"]["job_id"]
     assert first != second
-    async with world.gateway.database.write() as connection:
-        await connection.execute(update(idempotency_keys).values(created_at=now() - idempotency.KEPT))
+    await age(world, timedelta(hours=24))
     await housekeeping.expire(world.gateway)
     async with world.gateway.database.read() as connection:
         assert (await connection.execute(select(func.count()).select_from(idempotency_keys))).scalar_one() == 0

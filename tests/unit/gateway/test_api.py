@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import aiohttp
@@ -66,7 +66,8 @@ async def test_a_completed_job_in_full(world: World) -> None:
     documented = "id type status progress created_at started_at completed_at duration parameters result error"
     assert set(documented.split()) <= set(job)
     assert (job["id"], job["type"], job["status"], job["progress"]) == (job_id, "video_generation", "completed", 100)
-    assert [datetime.fromisoformat(job[name]).utcoffset() for name in ("created_at", "completed_at")]
+    offsets = [datetime.fromisoformat(job[name]).utcoffset() for name in ("created_at", "completed_at")]
+    assert offsets == [timedelta(0)] * 2
     asked = {"prompt": "a red ball", "duration": 10, "quality": "1080p", "seed": 5, "model": "tiny"}
     assert asked.items() <= job["parameters"].items()
     assert job["result"] == {

@@ -268,11 +268,12 @@ def laughs() -> str:
 @pytest.mark.parametrize("media_type", ["video/mp4", "video/x-matroska", "video/x-msvideo", "audio/mpeg", "audio/wav"])
 @pytest.mark.parametrize("trick", [PLAYLIST, CONCAT])
 async def test_a_playlist_in_a_containers_clothing_opens_nothing(
-    store: ObjectStore, media_type: str, trick: bytes
+    store: ObjectStore, tmp_path: Path, media_type: str, trick: bytes
 ) -> None:
-    found = await look(store, trick * 200, media_type)
+    """It leads to a clip that could be read."""
+    (tmp_path / "clip").write_bytes(clip("mp4", "-c:v", "mpeg4"))
+    found = await look(store, trick.replace(b"/etc/passwd", bytes(tmp_path / "clip")) * 200, media_type)
     assert not found.readable
-    assert b"root:" not in repr(found).encode()
 
 
 async def test_a_playlist_is_text_whatever_it_is_called(world: World) -> None:

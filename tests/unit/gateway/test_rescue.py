@@ -21,7 +21,7 @@ from gateway.metrics import Metrics
 from gateway.news import News
 from gateway.rescue import MOST_EPOCHS, Rescue
 from gateway.webhooks.announcer import Announcer
-from pipeline.dead_letters import KEPT, DeadLetter, DeadLetters
+from pipeline.dead_letters import DeadLetter, DeadLetters
 from pipeline.errors import ObjectMissing
 from pipeline.jobs import Jobs
 from pipeline.store.local import FileStore
@@ -165,9 +165,9 @@ def test_letters_are_kept_once_and_dropped(settings: Settings) -> None:
 def test_letters_expire(settings: Settings) -> None:
     letters = DeadLetters(FileStore(settings.data_dir / "store"))
     letters.keep(letter())
-    letters.expire(now() + KEPT - timedelta(hours=1))
+    letters.expire(now() + timedelta(days=7, hours=-1))
     assert len(list(letters.all())) == 1
-    letters.expire(now() + KEPT + timedelta(hours=1))
+    letters.expire(now() + timedelta(days=7, hours=1))
     assert list(letters.all()) == []
 
 

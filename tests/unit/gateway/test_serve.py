@@ -8,7 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -184,26 +188,62 @@ class Process:
 
 def test_sigterm_lets_answers_finish_and_ends_in_order(tmp_path: Path) -> None:
     gateway = Process(tmp_path)
-    assert requests.get(f"{gateway.url}{API}/system/health", timeout=20).status_code == 200
+    disposition = 'Content-Disposition: form-data; name="file"; filename="a.txt"'
+    first = f"--x\r\n{disposition}\r\n\r\n".encode() + b"text " * 20_000
+    rest = b"and the end\r\n--x--\r\n"
+    upload = HTTPConnection(gateway.url.removeprefix("http://"), timeout=60)
+    upload.putrequest("POST", f"{API}/files/upload")
+    kind = {"Content-Type": "multipart/form-data; boundary=x", "Content-Length": str(len(first + rest))}
+    for name, value in (gateway.headers | kind).items():
+        upload.putheader(name, value)
+    upload.endheaders(first)
+    while not list((tmp_path / "store" / "incoming").glob("*")):
+        time.sleep(0.02)
     os.kill(gateway.process.pid, signal.SIGTERM)
+    time.sleep(0.5)
+    upload.send(rest)
+    assert upload.getresponse().status == 201
     assert gateway.process.stdout is not None
     assert "stopped" in gateway.process.stdout.read()
     assert gateway.process.wait(60) == 0
 
 
-def test_jobs_accepted_before_a_kill_are_there_after_it(tmp_path: Path) -> None:
+def ask(gateway: Process, key: str) -> str:
+    """The id of the job that was accepted under a key."""
+    headers = gateway.headers | {"Idempotency-Key": key}
+    answer = requests.post(f"{gateway.url}{API}/videos/generate", json={"prompt": key}, headers=headers, timeout=20)
+    return str(answer.json()["data"]["job_id"])
+
+
+def test_jobs_accepted_before_a_kill_are_there_once_after_it(tmp_path: Path) -> None:
     gateway = Process(tmp_path)
-    accepted = []
-    for n in range(20):
-        body = {"prompt": f"clip {n}"}
-        answer = requests.post(f"{gateway.url}{API}/videos/generate", json=body, headers=gateway.headers, timeout=20)
-        accepted.append(answer.json()["data"]["job_id"])
-    gateway.kill()
+    names = [f"key-{n}" for n in range(20)]
+    accepted: dict[str, str] = {}
+    some = threading.Event()
+
+    def client(mine: list[str]) -> None:
+        for key in mine:
+            try:
+                accepted[key] = ask(gateway, key)
+            except requests.RequestException:
+                return  # killed: nobody knows what became of the request
+            if len(accepted) >= 6:
+                some.set()
+
+    with ThreadPoolExecutor(4) as clients:
+        for n in range(4):
+            clients.submit(client, names[n::4])
+        assert some.wait(60)
+        gateway.kill()
     again = Process(tmp_path)
     try:
-        for job_id in accepted:
+        for job_id in accepted.values():
             answer = requests.get(f"{again.url}{API}/jobs/{job_id}", headers=again.headers, timeout=20)
             assert answer.json()["data"]["status"] == "processing"
+        found = {key: ask(again, key) for key in names}
+        assert accepted.items() <= found.items()
+        listed = requests.get(f"{again.url}{API}/jobs", headers=again.headers, timeout=20)
+        assert listed.json()["data"]["pagination"]["total_items"] == len(set(found.values())) == len(names)
     finally:
         again.kill()
 

@@ -97,6 +97,8 @@ async def test_a_stream_is_resumed_after_the_last_event_id(world: World) -> None
     for seen in (1, 4, len(everything) - 1):
         async with streaming(world, job_id, Last_Event_ID=str(seen)) as stream:
             assert await stream.rest() == everything[seen:]
+    async with await world.get(f"/jobs/{job_id}/events?last_event_id=4") as response:
+        assert await Stream(response).rest() == everything[4:]
     response = await world.get(f"/jobs/{job_id}/events", Last_Event_ID=str(len(everything)))
     assert response.status == 204, "a browser's EventSource stops only at this"
 

@@ -171,12 +171,17 @@ async def test_uploads_and_sweeps_at_the_same_time_lose_nothing(world: World) ->
             await delete(world, f"/files/{made['id']}", user)
         return str((await upload(world, b"contended", user=user))["id"])
 
+    swept = 0
+
     async def sweeping() -> None:
+        nonlocal swept
         while True:
             await sweep_in(world, AT_ONCE)
+            swept += 1
 
     task = asyncio.create_task(sweeping())
     left = await asyncio.gather(*(again_and_again(user) for user in USERS))
+    assert swept and not task.done()
     task.cancel()
     for user, file_id in zip(USERS, left, strict=True):
         assert await (await world.get(f"/files/{file_id}/download", user)).read() == b"contended"

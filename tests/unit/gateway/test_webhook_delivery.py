@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -133,8 +134,8 @@ async def test_progress_never_holds_back_what_comes_later(open_world: OpenWorld,
     assert set(between) == {("job.progress", "dropped")}
 
 
-async def test_a_hanging_receiver_delays_no_other(local_world: World) -> None:
-    world = local_world
+async def test_a_hanging_receiver_delays_no_other(open_world: OpenWorld, settings: Settings) -> None:
+    world = await open_world(calling_here(settings, timeout_s=120.0))
     async with running() as hanging, running() as fast:
         forever = asyncio.Event()
 
@@ -154,6 +155,26 @@ async def test_a_hanging_receiver_delays_no_other(local_world: World) -> None:
         forever.set()
         await hanging.reached(16)
         assert all(hanging.events(job_id)[-1] == "job.completed" for job_id in its)
+
+
+@pytest.mark.parametrize(("asked", "pause_s"), [("120", 120), ("7200", 3600), ("soon", 0.05)])
+async def test_a_busy_receiver_says_when_to_come_back(local_world: World, asked: str, pause_s: float) -> None:
+    """Up to an hour; what is no number of seconds is passed over."""
+    world = local_world
+    async with running() as receiver:
+        receiver.behave, receiver.headers = lambda _: 503, {"Retry-After": asked}
+        await listening(world, receiver, "job.started")
+        await world.generate()
+        (first, *_) = await receiver.reached(1)
+
+        async def put_off() -> datetime | None:
+            async with world.gateway.database.read() as connection:
+                row = (await connection.execute(select(table.c.due_at, table.c.attempts))).one()
+            return row.due_at if row.attempts else None
+
+        due_at = await until(put_off)
+        waits_s = (due_at - datetime.fromtimestamp(int(first.headers["webhook-timestamp"]), UTC)).total_seconds()
+        assert pause_s - 1 <= waits_s <= 1.5 * pause_s + 30
 
 
 async def test_no_answer_in_time_is_a_failure(open_world: OpenWorld, settings: Settings) -> None:

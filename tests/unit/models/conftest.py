@@ -16,7 +16,7 @@ from tests.unit.models import shrunken, shrunken_others
 ROWS: dict[str, tuple[Callable[[], object], ModelEntry]] = {
     "wan": (shrunken.wan, shrunken.entry("wan")),
     "wan-ti2v": (lambda: shrunken.wan(patch_size=2, expand_timesteps=True), shrunken.entry("wan-ti2v")),
-    "wan-moe": (lambda: shrunken.wan(experts=2), shrunken.entry("wan-moe")),
+    "wan-moe": (lambda: shrunken.wan(experts=2), shrunken.entry("wan-moe", low_noise_guidance=0.75)),
     "long": (
         lambda: shrunken.wan(patch_size=2),
         shrunken.entry("wan", name="shrunken-long", extend="latent-prefix", max_duration_s=60),

@@ -245,3 +245,25 @@ def test_a_clip_beyond_the_native_length_is_refused(models: Models, name: str) -
 def test_open_world_models_understand_everything(models: Models) -> None:
     understood = models("wan").understand("a cat plays chess")
     assert (understood.complete, understood.text, understood.ignored) == (True, "a cat plays chess", ())
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_of_a_long_prompt_is_understood_what_the_text_encoder_reads(models: Models, name: str) -> None:
+    prompt = "a red ball over dark hills " * 200
+    read = models(name).understand(prompt)
+    kept = read.text.split()
+    assert not read.complete and (*kept, *read.ignored) == tuple(prompt.split())
+    assert same(embedded(models(name), read.text), embedded(models(name), prompt))
+    assert not same(embedded(models(name), " ".join(kept[:-1])), embedded(models(name), prompt))
+
+
+def embedded(model: LoadedModel, prompt: str) -> list[torch.Tensor]:
+    """What the text encoders give, of the prompt and the negative one."""
+    spec = replace(SPEC, prompt=prompt)
+    found = model._family.clip(spec, model.entry.sizes["16:9"]).encode(0)
+    parts = found if isinstance(found, tuple) else (found if isinstance(found, dict) else vars(found)).values()
+    return [part for part in parts if part is not None]
+
+
+def same(some: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(some, others, strict=True))

@@ -19,6 +19,7 @@ from pipeline.broker import InProcessBroker
 from pipeline.bus.factory import open_subscriber
 from pipeline.dispatch import first_message, send
 from pipeline.embedded import EmbeddedRuntime
+from pipeline.runner import Runner
 from pipeline.steps import Functions, Made, Work
 from pipeline.store.local import FileStore
 from pipeline.topology import queue_name
@@ -229,18 +230,32 @@ def test_a_message_that_names_no_job_is_dead_lettered_and_holds_nothing_up(setti
 
 
 def test_a_second_delivery_of_every_message_changes_nothing(settings: Settings, monkeypatch):
+    sent, handled = [], []
+
     def twice(broker, message, *, delay=None):
+        sent.extend([message, message])
         once(broker, message, delay=delay)
         return once(broker, message, delay=delay)
 
-    once = InProcessBroker.enqueue
+    def noted(runner, message, **how):
+        run(runner, message, **how)
+        handled.append(message)
+
+    once, run = InProcessBroker.enqueue, Runner.run
     monkeypatch.setattr(InProcessBroker, "enqueue", twice)
+    monkeypatch.setattr(Runner, "run", noted)
     with running(settings) as runtime:
         request = job()
         runtime.submit(request)
         final = verdict(runtime, request.job_id)
+        records = runtime.jobs.present(request.job_id)
+        deadline = time.monotonic() + PATIENCE_S
+        while len(handled) < len(sent) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(handled) == len(sent) > 2 * len(Stage)
+        assert (runtime.jobs.final(request.job_id), runtime.jobs.present(request.job_id)) == (final, records)
+        assert not runtime.broker.dead_letters
     assert final.status is Status.COMPLETED
-    assert [ref.name for ref in final.artifacts].count("720p.mp4") == 1
 
 
 def test_a_store_of_ones_own_is_used(settings: Settings, tmp_path):

@@ -16,7 +16,7 @@ from config.settings import Settings
 from models.contract import Interrupted
 from pipeline import keys, steps
 from pipeline.errors import StoreError
-from pipeline.hold import TRIES, Hold, Rules
+from pipeline.hold import Hold, Rules
 from pipeline.runner import Runner, TryAgain
 from pipeline.steps import Functions, Made, Work
 from pipeline.store.local import FileStore
@@ -339,7 +339,7 @@ def test_a_render_that_can_keep_no_checkpoint_tries_for_a_while_before_it_takes_
     for step in range(1, 5):
         hold.offer(step, STEPS, lambda step=step: Shot(step))
         uploads.submit(lambda: None).result()
-    assert tried_at == [2, *[3] * TRIES, *[4] * TRIES]
+    assert tried_at == [2, *[3] * 6, *[4] * 6]
 
 
 def test_a_lease_whose_checkpoint_cannot_be_kept_is_tried_again_and_not_handed_on_for_ever(

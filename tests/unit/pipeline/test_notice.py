@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from pipeline import notice
+from tests.metadata_service import metadata_service
 
 
 @pytest.fixture
 def metadata() -> Iterator[tuple[str, list[tuple[int, bytes]]]]:
-    """URL of a metadata service, and the list whose only entry it answers with."""
-    says: list[tuple[int, bytes]] = [(404, b"")]
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, body = says[0]
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/preempted", says
-    server.shutdown()
-    server.server_close()
+    with metadata_service() as service:
+        yield service
 
 
 @pytest.mark.parametrize(

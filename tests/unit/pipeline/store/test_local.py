@@ -197,5 +197,5 @@ def test_sixteen_processes_race_fairly(store, root):
     for writer, won in enumerate(wins):
         assert all(store.get(f"jobs/{n}/final")[0] == b"%d" % writer for n in won)
     assert store.get("counter")[0] == b"%d" % (20 * WRITERS)
-    assert store.list("")
+    assert {info.key for info in store.list("")} == {"counter", *(f"jobs/{n}/final" for n in range(20))}
     assert not list((root / "incoming").iterdir())
