@@ -58,6 +58,8 @@ async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
         traffic.under_way -= 1
     seconds = time.perf_counter() - began
     traffic.add(response.status, seconds)
+    if traffic.ending:
+        response.force_close()
     route, metrics = _route(request), request.app[GATEWAY].metrics
     method = request.method if route != UNKNOWN_ROUTE else "any"
     metrics.requests.labels(method, route, response.status).inc()

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import structlog
 from aiohttp import web
@@ -17,6 +18,7 @@ from aiohttp.log import server_logger
 from config.catalogue import Catalogue
 from config.settings import Settings
 from gateway.app import create_app
+from gateway.context import GATEWAY
 from gateway.errors import AddressError
 from pipeline import heap
 from pipeline.broker import open_broker
@@ -24,7 +26,10 @@ from pipeline.bus.factory import open_subscriber
 from pipeline.store.factory import open_store
 
 GRACE_S = 15.0
-"""How long answers under way may take after the signal."""
+"""How long answers and uploads under way may take after the signal."""
+
+LOOK_S, CUT_S = 0.05, 1.0
+"""How often to look whether they are done, and how long those have that are cut off."""
 
 IDLE_S = 75.0
 """How long a connection may wait for a request, and for the rest of its headers; proxies that keep connections open for
@@ -92,7 +97,7 @@ async def _serve(app: web.Application, settings: Settings, ready: Ready | None) 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     server_logger.addFilter(UNREADABLE)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=GRACE_S, keepalive_timeout=IDLE_S)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=CUT_S, keepalive_timeout=IDLE_S)
     await runner.setup()
     tidying = asyncio.create_task(_tidy())
     try:
@@ -102,7 +107,21 @@ async def _serve(app: web.Application, settings: Settings, ready: Ready | None) 
         await stop.wait()
     finally:
         tidying.cancel()
+        await _finish(runner)
         await runner.cleanup()
+
+
+async def _finish(runner: web.AppRunner) -> None:
+    """Take no more connections, and answer what is under way: aiohttp's own shutdown reads no further into uploads."""
+    for site in tuple(runner.sites):
+        await site.stop()
+    traffic = runner.app[GATEWAY].traffic
+    traffic.ending = True
+    await runner.shutdown()  # the streams end
+    with suppress(TimeoutError):
+        async with asyncio.timeout(GRACE_S):
+            while traffic.under_way:
+                await asyncio.sleep(LOOK_S)
 
 
 async def _tidy() -> None:

@@ -42,6 +42,8 @@ class Traffic:
         self._clock = clock
         self._minutes: dict[int, Minute] = {}
         self.under_way = 0
+        self.ending = False
+        """This gateway goes: connections end with their answer."""
 
     def add(self, status: int, seconds: float) -> None:
         """An answer."""

@@ -135,7 +135,7 @@ async def test_progress_never_holds_back_what_comes_later(open_world: OpenWorld,
 
 
 async def test_a_hanging_receiver_delays_no_other(open_world: OpenWorld, settings: Settings) -> None:
-    world = await open_world(calling_here(settings, timeout_s=120.0))
+    world = await open_world(calling_here(settings, timeout_s=60.0))
     async with running() as hanging, running() as fast:
         forever = asyncio.Event()
 
@@ -164,7 +164,8 @@ async def test_a_busy_receiver_says_when_to_come_back(local_world: World, asked:
     async with running() as receiver:
         receiver.behave, receiver.headers = lambda _: 503, {"Retry-After": asked}
         await listening(world, receiver, "job.started")
-        await world.generate()
+        job_id = await world.generate()
+        await world.work(world.worker.tell, job_id, EventKind.STARTED, Stage.RENDER)
         (first, *_) = await receiver.reached(1)
 
         async def put_off() -> datetime | None:
