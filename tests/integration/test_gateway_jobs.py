@@ -31,7 +31,7 @@ from tests.unit.gateway.test_jobs import (
     test_lists_show_the_results_of_completed_jobs,
     test_logs_are_cut_and_filtered,
     test_logs_tell_what_the_workers_did,
-    test_simultaneous_cancellations_succeed_once,
+    test_simultaneous_cancellations_are_entered_once,
 )
 from tests.unit.gateway.test_outlook import (
     test_a_waiting_job_knows_its_place,
@@ -63,7 +63,7 @@ __all__ = [
     "test_logs_are_cut_and_filtered",
     "test_logs_tell_what_the_workers_did",
     "test_players_that_begin_together_get_one_token",
-    "test_simultaneous_cancellations_succeed_once",
+    "test_simultaneous_cancellations_are_entered_once",
     "test_simultaneous_requests_with_one_key_make_one_job",
     "test_the_eta_comes_from_measured_stage_times",
     "test_the_python_example_of_job_management",
