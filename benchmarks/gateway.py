@@ -1,4 +1,4 @@
-"""Bench (d): the gateway beside bare parts, on PostgreSQL, RabbitMQ and S3, and embedded.
+"""Bench (d): the gateway beside bare parts, on PostgreSQL, Redis, RabbitMQ and S3, and embedded.
 
     details   GET /jobs/{id} per second ÷ a bare aiohttp handler that answers the same bytes
     submits   jobs accepted durably per second, beside bare SQL inserts; then jobs relayed to the broker per second,
@@ -158,7 +158,7 @@ def serve_bare(settings: Settings, body: bytes) -> None:
 
     app = web.Application()
     app.router.add_get(API + "/jobs/{job_id}", answer)
-    run(app, settings)
+    serve_plainly(app, settings)
 
 
 def serve_bare_object(settings: Settings, key: str) -> None:
@@ -178,7 +178,11 @@ def serve_bare_object(settings: Settings, key: str) -> None:
 
     app = web.Application()
     app.router.add_get(API + "/files/{file_id}/download", answer)
-    run(app, settings)
+    serve_plainly(app, settings)
+
+
+def serve_plainly(app: web.Application, settings: Settings) -> None:
+    web.run_app(app, host="127.0.0.1", port=settings.gateway.port, print=None, access_log=None)
 
 
 def silence() -> None:
@@ -443,9 +447,10 @@ def main() -> int:
                     "bucket": services.s3.create_bucket(), "access_key": services.s3.access_key,
                     "secret_key": services.s3.secret_key,
                 },
+                redis={"url": services.redis.url},
             )  # fmt: skip
 
-        for service in (services.rabbitmq, services.postgres, services.s3):
+        for service in (services.rabbitmq, services.postgres, services.redis, services.s3):
             service.start()
         if "details" in arguments.parts:
             embedded = configuration.load(data_dir=Path(folder) / "embedded")

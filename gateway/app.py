@@ -18,6 +18,7 @@ from gateway.auth.tokens import Tokens
 from gateway.cache import Cache
 from gateway.context import GATEWAY, Gateway
 from gateway.database.engine import Database
+from gateway.database.lookup import Lookup
 from gateway.database.migrate import opened
 from gateway.dispatcher import Dispatcher
 from gateway.feeds import Feeds
@@ -118,6 +119,7 @@ def _open(
         settings=settings,
         catalogue=catalogue,
         database=database,
+        lookup=Lookup(database),
         store=Jobs(store),
         authenticator=authenticator,
         tokens=Tokens(authenticator),

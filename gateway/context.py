@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
@@ -13,6 +14,8 @@ from gateway.auth.base import Authenticator, Principal
 from gateway.auth.tokens import Tokens
 from gateway.cache import Cache
 from gateway.database.engine import Database
+from gateway.database.jobs import Job
+from gateway.database.lookup import Lookup
 from gateway.feeds import Feeds
 from gateway.files.signed import SignedUrls
 from gateway.health import Health
@@ -40,12 +43,14 @@ class Gateway:
     Attributes:
         wake: set to make the dispatcher look at once.
         due: set to make the sender of webhook messages look at once.
+        details: the answers of `GET /jobs/{job_id}`, by the state of the job that they show.
         control: tells workers of cancellations; nothing is read from it.
     """
 
     settings: Settings
     catalogue: Catalogue
     database: Database
+    lookup: Lookup
     store: Jobs
     authenticator: Authenticator
     tokens: Tokens
@@ -67,6 +72,7 @@ class Gateway:
     guard: Guard
     machine: Machine = field(default_factory=Machine)
     traffic: Traffic = field(default_factory=Traffic)
+    details: WeakKeyDictionary[Job, bytes] = field(default_factory=WeakKeyDictionary)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     due: asyncio.Event = field(default_factory=asyncio.Event)
 

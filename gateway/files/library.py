@@ -71,10 +71,12 @@ async def find(gateway: Gateway, user_id: str, file_id: str) -> File | None:
         return None if upload is None else _uploaded(upload)
     if not VIDEO_ID.fullmatch(file_id):  # what the database may not even be able to compare
         return None
+    job = await gateway.lookup.find(job_of(file_id), user_id)
+    if job is None:
+        return None
     async with gateway.database.read() as connection:
-        job = await jobs.find(connection, job_of(file_id), user_id)
-        published = {} if job is None else await artifacts.of_job(connection, job.id)
-    return _generated(job, published) if job is not None and rungs(published) else None
+        published = await artifacts.of_job(connection, job.id)
+    return _generated(job, published) if rungs(published) else None
 
 
 async def thumbnail(gateway: Gateway, file: File, size: str) -> ArtifactRef | None:

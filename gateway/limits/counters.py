@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from gateway.limits.policy import WINDOW
 from gateway.outage import Outage
+from gateway.together import Together
 
 WINDOW_MS = int(WINDOW.total_seconds() * 1000)
 KEPT = 100_000
@@ -23,18 +24,25 @@ CONNECTIONS = 10
 
 TAKE = """
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
-local used, quota, allowed = redis.call('ZCARD', KEYS[1]), tonumber(ARGV[1]), 0
-if used < quota then
-  redis.call('ZADD', KEYS[1], now, ARGV[3])
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
-  used, allowed = used + 1, 1
+local now, window, taken = time[1] * 1000 + math.floor(time[2] / 1000), ARGV[1], {}
+for i, key in ipairs(KEYS) do
+  local quota, mark, allowed = tonumber(ARGV[2 * i]), ARGV[2 * i + 1], 0
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', now - window)
+  local used = redis.call('ZCARD', key)
+  if used < quota then
+    redis.call('ZADD', key, now, mark)
+    redis.call('PEXPIRE', key, window)
+    used, allowed = used + 1, 1
+  end
+  local oldest = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or now
+  taken[i] = {allowed, math.max(quota - used, 0), oldest + window - now}
 end
-local oldest = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2] or now
-return {allowed, math.max(quota - used, 0), oldest + ARGV[2] - now}
+return taken
 """
 """One script, so that no two gateways count at the same time; by Redis' clock, so that theirs need not agree."""
+
+Request = tuple[str, int, str]
+"""A subject, its quota, and the mark of one more."""
 
 Taken = tuple[bool, int, float]
 """Whether one more was let through, how many are left, and the seconds until the oldest counts no more."""
@@ -92,6 +100,7 @@ class RedisCounter:
         pool = BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS, **waits)
         self._redis: Redis = Redis.from_pool(pool)
         self._script = self._redis.register_script(TAKE)
+        self._take = Together(self._take_all)
         self._memory = MemoryCounter()
         self._outage = Outage("rate limits are counted per gateway: Redis is away")
 
@@ -99,11 +108,16 @@ class RedisCounter:
         """See `Counter.take`."""
         if self._outage.over:
             try:
-                allowed, left, reset_ms = await self._script(keys=[_key(subject)], args=[quota, WINDOW_MS, mark])
-                return bool(allowed), int(left), int(reset_ms) / 1000
+                return await self._take((subject, quota, mark))
             except (RedisError, OSError) as error:
                 self._outage.begin(error)
         return await self._memory.take(subject, quota, mark)
+
+    async def _take_all(self, asked: Sequence[Request]) -> list[Taken]:
+        keys = [_key(subject) for subject, _, _ in asked]
+        arguments = [part for _, quota, mark in asked for part in (quota, mark)]
+        found = await self._script(keys=keys, args=[WINDOW_MS, *arguments])
+        return [(bool(allowed), int(left), int(reset_ms) / 1000) for allowed, left, reset_ms in found]
 
     async def give_back(self, subject: str, mark: str) -> None:
         """See `Counter.give_back`."""

@@ -19,7 +19,7 @@ from gateway.context import GATEWAY, PRINCIPAL, Gateway
 from gateway.contract import Header, operation
 from gateway.database import artifacts, events, jobs
 from gateway.database.jobs import Job, Wanted
-from gateway.envelope import Success, Time, success, timestamp
+from gateway.envelope import Success, Time, again, success, timestamp
 from gateway.errors import invalid, not_found, wrong_state
 from gateway.logbook import EventView, LogLine, log_line
 from gateway.pagination import Listing, Paged, paginated
@@ -151,8 +151,7 @@ class Logs(TypedDict):
 async def owned(request: web.Request) -> Job:
     """The job of the path. Raises `ApiError` 404 if there is none or it is another user's."""
     job_id = ids.given(request, "job_id")
-    async with request.app[GATEWAY].database.read() as connection:
-        job = await jobs.find(connection, job_id, request[PRINCIPAL].user_id)
+    job = await request.app[GATEWAY].lookup.find(job_id, request[PRINCIPAL].user_id)
     if job is None:
         raise not_found("Job", job_id)
     return job
@@ -186,8 +185,12 @@ async def listing(request: web.Request, query: JobsQuery) -> Success[Listing[Job
 @operation()
 async def details(request: web.Request) -> Success[JobView]:
     """Everything about a job."""
-    job = await owned(request)
-    return success(view(job, await files(request, job) if job.projection.status is Status.COMPLETED else {}))
+    job, known = await owned(request), request.app[GATEWAY].details
+    if (body := known.get(job)) is not None:
+        return again(body)
+    answer = success(view(job, await files(request, job) if job.projection.status is Status.COMPLETED else {}))
+    known[job] = answer.encoded
+    return answer
 
 
 @routes.delete("/jobs/{job_id}")

@@ -15,6 +15,7 @@ from config.catalogue import Catalogue
 from config.settings import Settings
 from gateway.database import jobs, migrate
 from gateway.database.engine import Database
+from gateway.database.lookup import Lookup
 from gateway.ledger import Ledger
 from gateway.metrics import Metrics
 from gateway.news import News
@@ -57,8 +58,7 @@ class Scene:
         return request
 
     async def status(self, request: JobRequest) -> tuple[Status, str | None]:
-        async with self.database.read() as connection:
-            found = await jobs.find(connection, request.job_id, request.user_id)
+        found = await Lookup(self.database).find(request.job_id, request.user_id)
         assert found is not None
         return found.projection.status, found.projection.failure and found.projection.failure.code
 

@@ -202,7 +202,7 @@ async def test_a_wrong_query_parameter_is_named_with_what_is_accepted(world: Wor
 
 async def test_an_unforeseen_error_tells_the_client_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = await world.generate()
-    monkeypatch.setattr("gateway.database.jobs.find", None)
+    monkeypatch.setattr("gateway.database.lookup.Lookup.find", None)
     response = await world.client.get(f"{API}/jobs/{job_id}", headers=world.headers() | {"X-Request-ID": "r-1"})
     told = await error(response, 500, "SERVER_ERROR")
     assert "r-1" in told["details"]

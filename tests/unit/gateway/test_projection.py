@@ -16,6 +16,7 @@ from config.catalogue import Catalogue
 from config.settings import Settings
 from gateway.database import jobs, migrate
 from gateway.database.engine import Database
+from gateway.database.lookup import Lookup
 from gateway.database.tables import events
 from gateway.ledger import Ledger
 from gateway.metrics import Metrics
@@ -180,22 +181,19 @@ async def test_a_verdict_of_a_newer_release_does_not_stop_the_others(
     store.create(keys.final(newer.job_id), b'{"version": 99}')
     Jobs(store).cancel(job.job_id, "ada")
     await projector.project([event(one.job_id, EventKind.CANCELLED, Stage.RENDER) for one in (newer, job)])
-    async with database.read() as connection:
-        found = [await jobs.find(connection, one.job_id, "ada") for one in (newer, job)]
+    found = [await Lookup(database).find(one.job_id, "ada") for one in (newer, job)]
     assert [one and one.projection.status for one in found] == [Status.PROCESSING, Status.CANCELLED]
 
 
 async def test_the_store_decides_not_the_event(database: Database, store: ObjectStore, projector: Projector) -> None:
     job = await accepted(database)
     await projector.project([event(job.job_id, EventKind.COMPLETED, Stage.PUBLISH)])
-    async with database.read() as connection:
-        found = await jobs.find(connection, job.job_id, "ada")
+    found = await Lookup(database).find(job.job_id, "ada")
     assert found is not None
     assert found.projection.status is Status.PROCESSING
     Jobs(store).cancel(job.job_id, "ada")
     await projector.project([event(job.job_id, EventKind.COMPLETED, Stage.PUBLISH, 1)])
-    async with database.read() as connection:
-        found = await jobs.find(connection, job.job_id, "ada")
+    found = await Lookup(database).find(job.job_id, "ada")
     assert found is not None
     assert found.projection.status is Status.CANCELLED
 
