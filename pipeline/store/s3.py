@@ -148,22 +148,25 @@ class S3Store:
         return ObjectInfo(key, found.etag, found.size, found.last_modified.timestamp())
 
     def put_file(self, path: Path, name: str, media_type: str) -> ArtifactRef:
-        """See `ObjectStore.put_file`. The server checks each part against a digest that is sent along.
+        """See `ObjectStore.put_file`. The server checks each part against a digest that is sent along."""
+        put = self._put_small if path.stat().st_size <= PIECE else self._put_large
+        digest, size = put(path, media_type)
+        return ArtifactRef(name=name, digest=digest, key=keys.blob(digest), size=size, media_type=media_type)
 
-        Small files are read once and sent in one request: asking whether they are there takes as long.
-        """
-        small = path.read_bytes() if path.stat().st_size <= PIECE else None
-        if small is None:
-            digest, size = digest_of(path)
-        else:
-            digest, size = f"sha256:{hashlib.sha256(small).hexdigest()}", len(small)
-        key = keys.blob(digest)
-        with self._translated(key):
-            if small is not None:
-                _persist(lambda: self._send_whole(key, small, media_type))
-            elif not self._may_rely_on(key, size):
+    def _put_small(self, path: Path, media_type: str) -> tuple[str, int]:
+        """Read once and sent in one request: asking whether it is there takes as long."""
+        data = path.read_bytes()
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        with self._translated(key := keys.blob(digest)):
+            _persist(lambda: self._send_whole(key, data, media_type))
+        return digest, len(data)
+
+    def _put_large(self, path: Path, media_type: str) -> tuple[str, int]:
+        digest, size = digest_of(path)
+        with self._translated(key := keys.blob(digest)):
+            if not self._may_rely_on(key, size):
                 _persist(lambda: self._upload(key, path, media_type))
-        return ArtifactRef(name=name, digest=digest, key=key, size=size, media_type=media_type)
+        return digest, size
 
     def receive(self) -> Incoming:
         """See `ObjectStore.receive`. A multipart upload under a key of its own, which the server copies at the end."""
