@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
@@ -14,7 +13,6 @@ from gateway.auth.base import Authenticator, Principal
 from gateway.auth.tokens import Tokens
 from gateway.cache import Cache
 from gateway.database.engine import Database
-from gateway.database.jobs import Job
 from gateway.database.lookup import Lookup
 from gateway.feeds import Feeds
 from gateway.files.signed import SignedUrls
@@ -43,7 +41,6 @@ class Gateway:
     Attributes:
         wake: set to make the dispatcher look at once.
         due: set to make the sender of webhook messages look at once.
-        details: the answers of `GET /jobs/{job_id}`, by the state of the job that they show.
         control: tells workers of cancellations; nothing is read from it.
     """
 
@@ -72,7 +69,6 @@ class Gateway:
     guard: Guard
     machine: Machine = field(default_factory=Machine)
     traffic: Traffic = field(default_factory=Traffic)
-    details: WeakKeyDictionary[Job, bytes] = field(default_factory=WeakKeyDictionary)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     due: asyncio.Event = field(default_factory=asyncio.Event)
 

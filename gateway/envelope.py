@@ -16,19 +16,11 @@ from gateway.errors import ApiError, Code
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 """What `timestamp` makes."""
 
-UNSTORED = {"Cache-Control": "no-store"}
-
 T = TypeVar("T")
 
 
 class Success(web.Response, Generic[T]):
     """An answer that has a `T` in its envelope."""
-
-    @property
-    def encoded(self) -> bytes:
-        """Its body, for `again`."""
-        assert isinstance(self.body, bytes)  # noqa: S101 - for the type checker
-        return self.body
 
 
 class Flat(web.Response, Generic[T]):
@@ -56,13 +48,6 @@ def success(
     """`{"success": true, "data": …}` with `message` where there is something to say."""
     body = {"success": True, "data": data} | ({} if message is None else {"message": message})
     return Success(**_json(body, status, headers))
-
-
-def again(encoded: bytes) -> Success[Any]:
-    """The answer with a body that `success` made before."""
-    return Success(
-        body=encoded, headers={"Cache-Control": "no-store"}, content_type="application/json", charset="utf-8"
-    )
 
 
 def flat(body: T) -> Flat[T]:
@@ -93,5 +78,5 @@ def timestamp(at: datetime | None) -> Time | None:
 def _json(body: object, status: int, headers: Mapping[str, str] | None) -> dict[str, Any]:
     """Arguments of a response."""
     text = json.dumps(body, ensure_ascii=False, allow_nan=False)
-    told = UNSTORED | dict(headers or {})
+    told = {"Cache-Control": "no-store"} | dict(headers or {})
     return {"text": text, "status": status, "headers": told, "content_type": "application/json"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -17,37 +18,41 @@ class Together(Generic[K, V]):
 
     Args:
         work: answers many calls at once, in their order.
+        limit_s: how long that may take.
     """
 
-    def __init__(self, work: Callable[[Sequence[K]], Awaitable[Sequence[V]]]) -> None:
-        self._work = work
+    def __init__(self, work: Callable[[Sequence[K]], Awaitable[Sequence[V]]], limit_s: float) -> None:
+        self._work, self._limit_s = work, limit_s
         self._waiting: list[tuple[K, asyncio.Future[V]]] = []
         self._working: asyncio.Task[None] | None = None
 
     async def __call__(self, asked: K) -> V:
-        """Raises what `work` raises, which then fails for all that went together."""
+        """Raises TimeoutError, or what `work` raises, which then fails for all that went together."""
         answer: asyncio.Future[V] = asyncio.get_running_loop().create_future()
         self._waiting.append((asked, answer))
-        if self._working is None:
-            self._working = asyncio.create_task(self._answer())
+        if self._working is None:  # in no caller's context: it works for many
+            self._working = asyncio.get_running_loop().create_task(self._answer(), context=Context())
         return await answer
 
     async def _answer(self) -> None:
         try:
             while self._waiting:
                 calls, self._waiting = self._waiting, []
-                await self._answer_all(calls)
+                await self._answer_all([call for call in calls if not call[1].done()])
         finally:
             self._working = None
 
     async def _answer_all(self, calls: Sequence[tuple[K, asyncio.Future[V]]]) -> None:
         try:
-            values = await self._work([asked for asked, _ in calls])
+            async with asyncio.timeout(self._limit_s):
+                values = await self._work([asked for asked, _ in calls])
+            for (_, answer), value in zip(calls, values, strict=True):
+                if not answer.done():  # whose caller gave up
+                    answer.set_result(value)
         except Exception as error:  # noqa: BLE001 - each caller deals with it
             for _, answer in calls:
-                if not answer.done():  # who gave up no longer waits
-                    answer.set_exception(error)
-        else:
-            for (_, answer), value in zip(calls, values, strict=True):
                 if not answer.done():
-                    answer.set_result(value)
+                    answer.set_exception(error)
+        finally:
+            for _, answer in calls:
+                answer.cancel()  # where this task was cancelled itself

@@ -99,6 +99,7 @@ def check_user(user_id: object) -> str:
     """A token's subject. Raises ValueError for one the database cannot name."""
     if not isinstance(user_id, str) or not 0 < len(user_id) <= MAX_USER or "\x00" in user_id:
         raise ValueError("a token for nobody the database can name")
+    user_id.encode()  # half of a surrogate pair, which JSON may hold, is no text: a ValueError, too
     return user_id
 
 

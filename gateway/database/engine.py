@@ -23,7 +23,7 @@ CONNECTIONS = 10
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_S = 30
 IDLE_S = 5.0
-"""A connection used within this time is taken to live; one that does not costs one answer 503."""
+"""A connection used within this time is taken to live; one that does not costs the answers it was used for 503."""
 WAL_PAUSES_S = (0.01, 0.03, 0.1, 0.3)
 """Between tries to change the mode of a new SQLite file, which takes another process about a millisecond."""
 DISCREET: dict[str, Any] = {"hide_parameters": True}
@@ -91,7 +91,7 @@ class Database:
                 self._driver = self._inline.raw_connection()
             found: list[Raw] = self._driver.driver_connection.execute(statement, parameters).fetchall()  # type: ignore[union-attr]
         except sqlite3.Error as error:
-            raise OperationalError(statement, None, error, hide_parameters=True) from error
+            raise DBAPIError.instance(statement, None, error, sqlite3.Error, hide_parameters=True) from error
         return found
 
     @asynccontextmanager
@@ -149,6 +149,7 @@ class Database:
         if self.dialect == "sqlite":
             if self._driver is not None:
                 self._driver.close()
+                self._driver = None
             self._inline.dispose()
 
 

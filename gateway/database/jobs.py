@@ -35,7 +35,7 @@ CLAIM_LEASE = timedelta(seconds=90)
 """After this a claimed job that was not confirmed waits again: its dispatcher died. Sends time out long before."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Job:
     """A job as its owner sees it.
 

@@ -23,14 +23,16 @@ from gateway.together import Together
 COLUMNS = tuple(
     jobs.c[key]
     for key in (
-        "id", "type", "request", "status", "stage", "position", "progress", "started_at", "completed_at", "failure",
-        "media", "seq", "expires_at", "reused_from",
+        "id", "user_id", "type", "request", "status", "stage", "position", "progress", "started_at", "completed_at",
+        "failure", "media", "seq", "expires_at", "reused_from",
     )
 )  # fmt: skip
-"""All that a `Job` is made of, the id first."""
+"""Whose it is, and all that a `Job` is made of; the id first, then the owner."""
 SELECT = select(*(cast(one, Text) if isinstance(one.type, JSON) else one for one in COLUMNS))
 ONE = SELECT.where(jobs.c.id == bindparam("id"))
 SOME = SELECT.where(jobs.c.id == any_(bindparam("ids", type_=ARRAY(String))))
+LIMIT_S = 5.0
+"""How long a row may take; a slow one holds all back that are asked for meanwhile."""
 KEPT = 2_000
 """States of jobs whose meaning is kept."""
 
@@ -45,18 +47,18 @@ class Lookup:
         self._known: LRUCache[Raw, Job] = LRUCache(KEPT)
         alone = database.dialect == "sqlite"  # a read takes microseconds there, and nothing waits for another
         self._statement = str((ONE if alone else SOME).compile(dialect=dialect))
-        self._row = self._one if alone else Together(self._some)
+        self._row = self._one if alone else Together(self._some, LIMIT_S)
 
     async def find(self, job_id: str, user_id: str) -> Job | None:
         """The job, if it is that user's."""
         row = await self._row(job_id)
-        if row is None:
+        if row is None or row[1] != user_id:
             return None
         job = self._known.get(row)
         if job is None:
             values = {key: reader(value) for (key, reader), value in zip(self._readers, row, strict=True)}
             job = self._known[row] = read(SimpleNamespace(**values))
-        return job if job.request.user_id == user_id else None
+        return job
 
     async def _one(self, job_id: str) -> Raw | None:
         rows = await self._database.rows(self._statement, (job_id,))

@@ -100,7 +100,7 @@ class RedisCounter:
         pool = BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS, **waits)
         self._redis: Redis = Redis.from_pool(pool)
         self._script = self._redis.register_script(TAKE)
-        self._take = Together(self._take_all)
+        self._take = Together(self._take_all, 2 * TIMEOUT_S)
         self._memory = MemoryCounter()
         self._outage = Outage("rate limits are counted per gateway: Redis is away")
 
@@ -109,14 +109,21 @@ class RedisCounter:
         if self._outage.over:
             try:
                 return await self._take((subject, quota, mark))
-            except (RedisError, OSError) as error:
-                self._outage.begin(error)
+            except (RedisError, OSError):  # noted once, where all went together
+                pass
         return await self._memory.take(subject, quota, mark)
 
     async def _take_all(self, asked: Sequence[Request]) -> list[Taken]:
+        """Raises RedisError or OSError; who was waiting meanwhile does not wait for the same failure again."""
+        if not self._outage.over:
+            raise ConnectionError("Redis was away a moment ago.")
         keys = [_key(subject) for subject, _, _ in asked]
         arguments = [part for _, quota, mark in asked for part in (quota, mark)]
-        found = await self._script(keys=keys, args=[WINDOW_MS, *arguments])
+        try:
+            found = await self._script(keys=keys, args=[WINDOW_MS, *arguments])
+        except (RedisError, OSError) as error:
+            self._outage.begin(error)
+            raise
         return [(bool(allowed), int(left), int(reset_ms) / 1000) for allowed, left, reset_ms in found]
 
     async def give_back(self, subject: str, mark: str) -> None:

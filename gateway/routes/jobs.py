@@ -19,7 +19,7 @@ from gateway.context import GATEWAY, PRINCIPAL, Gateway
 from gateway.contract import Header, operation
 from gateway.database import artifacts, events, jobs
 from gateway.database.jobs import Job, Wanted
-from gateway.envelope import Success, Time, again, success, timestamp
+from gateway.envelope import Success, Time, success, timestamp
 from gateway.errors import invalid, not_found, wrong_state
 from gateway.logbook import EventView, LogLine, log_line
 from gateway.pagination import Listing, Paged, paginated
@@ -185,12 +185,8 @@ async def listing(request: web.Request, query: JobsQuery) -> Success[Listing[Job
 @operation()
 async def details(request: web.Request) -> Success[JobView]:
     """Everything about a job."""
-    job, known = await owned(request), request.app[GATEWAY].details
-    if (body := known.get(job)) is not None:
-        return again(body)
-    answer = success(view(job, await files(request, job) if job.projection.status is Status.COMPLETED else {}))
-    known[job] = answer.encoded
-    return answer
+    job = await owned(request)
+    return success(view(job, await files(request, job) if job.projection.status is Status.COMPLETED else {}))
 
 
 @routes.delete("/jobs/{job_id}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import pytest
 
 from config.settings import LimitSettings, Settings
+from gateway.limits.counters import RedisCounter, new_mark
 from tests.services import Redis
 from tests.unit.gateway.fixtures import OpenWorld, broker, bus, open_world, settings, store
 from tests.unit.gateway.support import API, World
@@ -52,3 +54,13 @@ async def test_without_redis_each_gateway_counts_by_itself_and_jobs_stay_exact(
         assert await statuses(worlds[:1], "GET", "/jobs", 30) == [200] * 25 + [429] * 5
     finally:
         redis_server.start()
+
+
+async def test_users_who_are_counted_together_keep_to_their_own_quotas(settings: Settings) -> None:
+    counter = RedisCounter(settings.redis.url.get_secret_value())
+    asked = [(f"user {n % 3}", 2 + n % 3) for n in range(30)]
+    taken = await asyncio.gather(*(counter.take(user, quota, new_mark()) for user, quota in asked))
+    await counter.close()
+    let_through = Counter(user for (user, _), (allowed, _, _) in zip(asked, taken, strict=True) if allowed)
+    assert let_through == {"user 0": 2, "user 1": 3, "user 2": 4}
+    assert all(left < quota for (_, quota), (_, left, _) in zip(asked, taken, strict=True))

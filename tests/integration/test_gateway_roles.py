@@ -17,6 +17,7 @@ from tests.unit.gateway.test_dispatcher import (
 )
 from tests.unit.gateway.test_lookup import (
     test_a_job_is_what_sqlalchemy_reads_of_it,
+    test_a_stranger_is_not_even_read_the_row,
     test_an_error_of_the_driver_is_one_of_sqlalchemys,
     test_an_unchanged_job_is_the_same_object_and_a_changed_one_is_not,
     test_many_at_once_each_get_their_own_job_and_nobody_elses,
@@ -40,6 +41,7 @@ __all__ = [
     "test_a_flood_by_one_user_does_not_hold_another_back",
     "test_a_job_is_what_sqlalchemy_reads_of_it",
     "test_a_message_with_what_the_database_cannot_hold_is_kept",
+    "test_a_stranger_is_not_even_read_the_row",
     "test_an_error_of_the_driver_is_one_of_sqlalchemys",
     "test_an_event_the_database_refuses_does_not_stop_the_others",
     "test_an_unchanged_job_is_the_same_object_and_a_changed_one_is_not",

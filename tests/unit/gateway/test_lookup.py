@@ -41,7 +41,7 @@ async def test_a_job_is_what_sqlalchemy_reads_of_it(database: Database) -> None:
             (row,) = await connection.execute(select(table).where(table.c.id == request.job_id))
         found = await Lookup(database).find(request.job_id, request.user_id)
         assert found is not None
-        assert vars(found) == vars(jobs.read(row))
+        assert found == jobs.read(row)
 
 
 async def test_an_unchanged_job_is_the_same_object_and_a_changed_one_is_not(database: Database) -> None:
@@ -56,6 +56,13 @@ async def test_an_unchanged_job_is_the_same_object_and_a_changed_one_is_not(data
     changed = await lookup.find(request.job_id, request.user_id)
     assert changed is not None
     assert (first.projection.progress, changed.projection.progress) == (0.0, 50.0)
+
+
+async def test_a_stranger_is_not_even_read_the_row(database: Database) -> None:
+    request = await accepted(database)
+    async with database.write() as connection:
+        await connection.execute(update(table).where(table.c.id == request.job_id).values(request={}))
+    assert await Lookup(database).find(request.job_id, "somebody else") is None
 
 
 async def test_many_at_once_each_get_their_own_job_and_nobody_elses(database: Database) -> None:
