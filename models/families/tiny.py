@@ -32,7 +32,7 @@ class TinyFamily(wan.WanFamily):
     def texts(self, spec: ClipSpec, window: int) -> tuple[str, str]:
         """See `WanFamily.texts`; a sun's course is spread over the whole film."""
         read = prompts.understand(spec.prompt)
-        prompt = phases.prompt_for(read.text, read.kind, read.speed, window, spec.frames)
+        prompt = phases.prompt_for(read.text, read.kind, window, spec.frames)
         return prompt, prompts.understand(spec.negative_prompt).text if spec.negative_prompt else ""
 
     def conditions(self, spec: ClipSpec, window: int) -> wan.WanConditions:

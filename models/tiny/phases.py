@@ -13,8 +13,7 @@ NEW_FRAMES = 12  # per later window
 PREFIX_LATENTS = 2
 WINDOW_LATENTS = 5
 
-SHAPE_CYCLE_S = {"slow": 12.0, "normal": 7.0, "fast": 4.5}  # to cross the frame and come back on the other side
-SUN_SHORTEST_S, SUN_LONGEST_S = 8.0, 20.0  # a trained sunset takes this long
+SUN_SHORTEST_S = 8.0  # no trained sunset is faster
 SUN_FIRST, SUN_LAST = 0.04, 0.90  # phases that a film of a sunset shows: a high sun to its last edge
 
 
@@ -28,7 +27,7 @@ def first_frame(window: int) -> int:
     return 0 if window == 0 else 4 * (3 * window) - 3
 
 
-def phase(kind: str, speed: str, window: int, film_frames: int) -> float | None:
+def phase(kind: str, window: int, film_frames: int) -> float | None:
     """The phase a window asks for, 0..1, or None where the scene has none worth asking for.
 
     A sun's course is stretched over the whole film, though never made faster than in training; the first window of a
@@ -41,8 +40,8 @@ def phase(kind: str, speed: str, window: int, film_frames: int) -> float | None:
     return min(SUN_FIRST + (SUN_LAST - SUN_FIRST) * part, 1.0)
 
 
-def prompt_for(text: str, kind: str, speed: str, window: int, film_frames: int) -> str:
+def prompt_for(text: str, kind: str, window: int, film_frames: int) -> str:
     """The text with its phase token in front, where there is one."""
-    at = phase(kind, speed, window, film_frames)
+    at = phase(kind, window, film_frames)
     bare = " ".join(word for word in text.split() if word not in PHASE_TOKENS)
     return bare if at is None else f"{phase_token(at)} {bare}"

@@ -129,7 +129,6 @@ class Understood:
     Attributes:
         text: the sentence given to the model, of taught words and form.
         kind: the kind of scene, as `phases.phase` wants it ("shape", "sunset", ...).
-        speed: "slow", "normal" or "fast", of a shape.
         words: words of the prompt that were understood, in its own spelling and order.
         ignored: words that were not, little words left out.
         replaced: of the understood words those read as another: prompt's word to taught word.
@@ -137,7 +136,6 @@ class Understood:
 
     text: str
     kind: str
-    speed: str
     words: tuple[str, ...]
     ignored: tuple[str, ...]
     replaced: dict[str, str]
@@ -192,7 +190,7 @@ def _first(found: list[str], options: Iterable[str], default: str = "") -> str:
     return next((word for word in found if word in options), default)
 
 
-def _shape_sentence(found: list[str]) -> tuple[str, str, str]:
+def _shape_sentence(found: list[str]) -> tuple[str, str]:
     shape = _first(found, _SHAPES)
     colour = _first(found, _COLOURS) or ("yellow" if "golden" in found else "red")
     size = "small" if {"small", "tiny"} & set(found) else "large" if {"large", "big"} & set(found) else ""
@@ -204,10 +202,9 @@ def _shape_sentence(found: list[str]) -> tuple[str, str, str]:
     way = _first(found, ("left", "right", "up", "down", "upwards", "downwards"))
     way = way or ("up" if "rising" in found else "down" if "falling" in found or "fall" in found else "")
     if shape == "ball" and not way:
-        return f"a {thing} bouncing {where}", "ball", "normal"
-    speed = "slow" if {"slowly", "slow"} & set(found) else "fast" if {"quickly", "fast"} & set(found) else "normal"
-    pace = {"slow": " slowly", "fast": " quickly", "normal": ""}[speed]
-    return f"a {thing} moving {way or 'right'}{pace} {where}", "shape", speed
+        return f"a {thing} bouncing {where}", "ball"
+    pace = " slowly" if {"slowly", "slow"} & set(found) else " quickly" if {"quickly", "fast"} & set(found) else ""
+    return f"a {thing} moving {way or 'right'}{pace} {where}", "shape"
 
 
 def _sun_sentence(found: list[str], kind: str) -> str:
@@ -269,14 +266,13 @@ def understand(prompt: str) -> Understood:
     ignored = tuple(dict.fromkeys(word for word in words if word in named and not named[word]))
     replaced = {word: known for word, known in named.items() if known and known != word and word in understood}
     scene_first = set(found) & {"sunset", "sunrise", "fireworks", "snow", "rain", "waves", "clouds", "setting"}
-    speed = "normal"
     if set(found) & set(_SHAPES) and not scene_first:
-        text, kind, speed = _shape_sentence(found)
+        text, kind = _shape_sentence(found)
     else:
         text, kind = _scene(found)
     if not text:
-        return Understood(FALLBACK, "clouds", "normal", (), tuple(dict.fromkeys((*understood, *ignored))), {})
+        return Understood(FALLBACK, "clouds", (), tuple(dict.fromkeys((*understood, *ignored))), {})
     praise = _first(found, _WORDS_OF_PRAISE)
     if praise and kind not in ("shape", "ball"):
         text = f"a {praise} {text}" if kind in ("sunset", "sunrise") else f"{praise} {text}"
-    return Understood(text, kind, speed, understood, ignored, replaced)
+    return Understood(text, kind, understood, ignored, replaced)

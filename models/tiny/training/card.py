@@ -23,8 +23,8 @@ films are made window by window. Other shapes of frame were not trained.
 Clips drawn by `models/tiny/training/data`: no photographs, no footage, nothing of anybody else's. Shapes (6) in
 colours (8), sizes (3), directions (4), speeds (3) over backgrounds (8); a bouncing ball; sunset and sunrise over
 mountains, sea and desert; waves by day and by moonlight; snow and rain on forest and city; clouds over hills;
-fireworks; stars over a lake. One in ten of the combinations of colour, shape, direction and background was never
-trained on; they are what is measured below.
+fireworks; stars over a lake. Clips differ in light, but for those on white and grey. One in ten of the combinations of
+colour, shape, direction and background was never trained on; they are what is measured below.
 
 ## Training
 | part | steps | hours of wall clock | on |

@@ -49,7 +49,7 @@ def film(
     generator = torch.Generator().manual_seed(seed)
     stream = torch.empty(1, pipeline.transformer.config.in_channels, 0, 4, 7)
     for window in range(phases.windows_for(frames)):
-        text = phases.prompt_for(read.text, read.kind, read.speed, window, frames)
+        text = phases.prompt_for(read.text, read.kind, window, frames)
         prefix = stream[:, :, -phases.PREFIX_LATENTS :] if window else None
         made = window_latents(pipeline, text, prefix, steps, guidance, generator)
         stream = torch.cat([stream, made[:, :, phases.PREFIX_LATENTS if window else 0 :]], dim=2)

@@ -38,8 +38,8 @@ class Entry:
 
     @property
     def weight(self) -> float:
-        """How often it is trained on: shapes in view more, having most to tell apart."""
-        return 1.0 if self.spec.kind != "shape" or not self.usual else 4.0
+        """How often it is trained on: more where most is to be told apart, shapes in view and the ways clouds go."""
+        return 4.0 if self.usual and self.spec.kind in ("shape", "clouds") else 1.0
 
     def phase_at(self, latent: int) -> float:
         """Phase of the first frame that latent number `latent` stands for; what repeats starts again at one."""

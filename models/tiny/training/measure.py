@@ -84,10 +84,10 @@ def colour(clip: Floats, mask: Mask) -> str:
 
 
 def direction(mask: Mask) -> str:
-    """Where the centroid goes, from the frames in which the shape does not touch the border where there are such."""
+    """Where the centroid goes, from the frames in which the shape does not touch the border where there are enough."""
     inner = ~(mask[:, 0].any(-1) | mask[:, -1].any(-1) | mask[:, :, 0].any(-1) | mask[:, :, -1].any(-1))
     seen = mask.any(axis=(1, 2))
-    frames = np.flatnonzero(seen & inner) if (seen & inner).sum() >= 4 else np.flatnonzero(seen)
+    frames = np.flatnonzero(seen & inner) if (seen & inner).sum() >= 6 else np.flatnonzero(seen)
     if len(frames) < 4:
         return ""
     weight = mask[frames].sum(axis=(1, 2))
@@ -116,7 +116,7 @@ def shape(mask: Mask) -> str:
         for name in attr.SHAPES:
             best = 0.0
             for scale in (0.8, 0.87, 0.94, 1.0, 1.08, 1.16):
-                for shift in (-1.5, 0.0, 1.5):
+                for shift in (-0.1 * reach, 0.0, 0.1 * reach):
                     form = distance(name, X - cx, Y - cy - shift, reach * scale)[0] < 0.3
                     best = max(best, (form & seen).sum() / max((form | seen).sum(), 1))
             score[name] += best

@@ -1,9 +1,9 @@
 """Train the autoencoder on clips drawn on the fly, then measure it and the spread of its latents.
 
-Every other step sees stills, many at once: a clip of 17 frames costs twice as much as 16 stills, and its frames are
-much alike. The others see clips, now and then a longer one. All are cropped to where most is to be seen, until the
-last part of the training. Latents get a little fixed noise and a weak penalty on their size, which keeps them smooth
-for the denoiser; the encoder's own variance is not used.
+Every fourth step sees stills, many at once: 16 of them cost half as much as a clip of 17 frames, which are much alike.
+The others see clips, in which things move, now and then a longer one. All are cropped to where most is to be seen,
+until the last part of the training. Latents get a little fixed noise and a weak penalty on their size, which keeps them
+smooth for the denoiser; the encoder's own variance is not used.
 """
 
 import math
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
+from torch.nn import functional
 
 from models.tiny import architecture
 from models.tiny.training import full_sequence, precision, state
@@ -24,12 +25,14 @@ LATENT_NOISE = 0.1
 SIZE_PENALTY = 1e-3
 MUON_LR = 2e-3
 ADAMW_LR = 8e-4
+AROUND = 9  # pixels: how wide the surroundings are that count as much as what stands out in them
 LEAST_FAR = 0.002  # in [-1, 1] units: what is even but for noise has no salient parts
 CROP = (48, 64)  # rows and columns: 12 of 28 latents
-WHOLE_FROM = 0.9  # part of the time after which frames are whole
+WHOLE_FROM = 0.95  # part of the time after which frames are whole
 STILLS = 32  # crops in a step of one process; half as many whole frames, as of clips
 CLIPS = 2
-CLIP_EVERY = 2  # steps, the last of which sees clips of 17 frames instead of stills
+STILLS_EVERY = 4  # steps, the first of which sees stills, the others clips of 17 frames
+SHAPES_SHARE = 0.5  # of the clips are shapes in any case; so are some of the others
 LONG_EVERY = 16  # steps, the last of which sees one of 33 frames
 UNSEEN_SEED = 900_000_000  # clips from here on are never trained on
 TRAIN_SEED = 10_000_000
@@ -50,12 +53,12 @@ def sample(seed: int, frames: int, whole: bool) -> Tensor:
 
     The pixel is drawn by its weight, so that most crops show a shape, or a part of one.
     """
-    drawn = to_tensor(clip(seed, frames=frames).frames)
+    rng = np.random.default_rng([seed, 3])
+    drawn = to_tensor(clip(seed, "shape" if rng.random() < SHAPES_SHARE else None, frames=frames).frames)
     weights = salience(drawn[None])[0]
     both = torch.cat([drawn, weights])
     if whole:
         return both
-    rng = np.random.default_rng([seed, 3])
     chances = weights.numpy().ravel().astype(np.float64)
     place = np.unravel_index(rng.choice(chances.size, p=chances / chances.sum()), weights.shape)[2:]
     for axis, (middle, part) in enumerate(zip(place, CROP, strict=True), start=2):
@@ -66,9 +69,9 @@ def sample(seed: int, frames: int, whole: bool) -> Tensor:
 
 def batch(step: int, rank: int, whole: bool) -> tuple[Tensor, Tensor]:
     """What a process sees in a step, stills or clips: (count, 3, frames, height, width), and weights (count, 1, …)."""
-    frames, count = 1, STILLS
-    if step % CLIP_EVERY == CLIP_EVERY - 1:
-        frames, count = (33, 1) if step % LONG_EVERY == LONG_EVERY - 1 else (17, CLIPS)
+    frames, count = (33, 1) if step % LONG_EVERY == LONG_EVERY - 1 else (17, CLIPS)
+    if step % STILLS_EVERY == 0:
+        frames, count = 1, STILLS
     first = TRAIN_SEED + (2 * step + rank) * STILLS
     count = max(1, count // 2) if whole else count
     both = torch.stack([sample(first + index, frames, whole) for index in range(count)])
@@ -93,11 +96,13 @@ def psnr(vae: AutoencoderKLWan, count: int = 24, frames: int = 17) -> tuple[floa
 def salience(clips: Tensor) -> Tensor:
     """Weights (batch, 1, frames, height, width), mean at most one, of pixels (batch, 3, frames, height, width).
 
-    Half of the weight is even, half goes by how far a pixel is from its row's median over width and time. With even
-    weights alone 26 dB were reached while colours and forms of shapes, a hundredth of a clip, were still lost.
+    Half of the weight is even, half goes by how far a pixel, or one near it, is from its row's median over width and
+    time. With even weights alone 26 dB were reached while colours and forms of shapes, then a hundredth of a clip,
+    were still lost; where what lies around a shape did not count, rings were filled and corners rounded.
     """
     middle = clips.transpose(2, 3).flatten(3).median(dim=3).values[:, :, None, :, None]
     far = (clips - middle).abs().mean(dim=1, keepdim=True)
+    far = functional.max_pool3d(far, (1, AROUND, AROUND), stride=1, padding=(0, AROUND // 2, AROUND // 2))
     return (1 + far / (far.mean(dim=(1, 2, 3, 4), keepdim=True) + LEAST_FAR)) / 2
 
 

@@ -1,7 +1,5 @@
 """Say in many ways what a clip shows, in words of `models.tiny.words` only."""
 
-import numpy as np
-
 from models.tiny.training.data.attributes import Spec
 from models.tiny.training.data.canvas import Rng
 from models.tiny.words import phase_token
@@ -187,8 +185,3 @@ def caption(spec: Spec, rng: Rng, phase: float | None = None) -> str:
     if rng.random() < 0.15:
         text = f"{_pick(rng, *LEADS)} {text}"
     return text if phase is None else f"{phase_token(phase)} {text}"
-
-
-def rng_for(seed: int) -> Rng:
-    """A generator of captions of its own."""
-    return np.random.default_rng([seed, 7])

@@ -16,7 +16,7 @@ PHASES = 16  # number of phase tokens
 
 # How often each kind is drawn.
 KIND_WEIGHTS = {
-    "shape": 0.6,
+    "shape": 0.575,
     "ball": 0.04,
     "sunset": 0.13,
     "sunrise": 0.05,
@@ -24,11 +24,13 @@ KIND_WEIGHTS = {
     "moonlit_waves": 0.02,
     "snow": 0.03,
     "rain": 0.025,
-    "clouds": 0.035,
+    "clouds": 0.06,
     "fireworks": 0.02,
     "stars": 0.02,
 }
 SUN_CYCLE_S = (8.0, 20.0)  # seconds a sunset or sunrise takes
+LIGHT = (0.55, 1.08)  # how bright a scene is; brighter, a sun would be lost in its sky
+SHAPES_LIGHT = (0.82, 1.1)  # darker, purple would look blue, and a sky like a sea
 IDLE_CYCLE_S = 10.0  # scenes whose phase has no meaning
 
 
@@ -98,11 +100,18 @@ def usual_start(spec: Spec, rng: Rng, whole_s: float) -> float:
     """A phase at which the subject is in view for the whole clip."""
     if spec.kind == "shape":
         middle = (FRAMES - 1) / FPS / whole_s / 2
-        slack = max(0.0, 0.5 - middle - 0.2)
+        slack = max(0.0, 0.5 - middle - 0.26)
         return 0.5 - middle + float(rng.uniform(-slack, slack))
     if spec.kind in ("sunset", "sunrise"):
         return float(rng.uniform(0.03, 0.62))
     return float(rng.uniform(0, 1))
+
+
+def light(spec: Spec, rng: Rng) -> np.float32:
+    """How bright a clip is, so that seeds of one caption differ. White and grey are told apart by it, and stay."""
+    if spec.background in ("white", "grey"):
+        return np.float32(1)
+    return np.float32(rng.uniform(*(SHAPES_LIGHT if spec.background else LIGHT)))
 
 
 def draw(spec: Spec, seed: int, usual: bool | None = None, phase: float | None = None, frames: int = FRAMES) -> Clip:
@@ -116,7 +125,8 @@ def draw(spec: Spec, seed: int, usual: bool | None = None, phase: float | None =
     t = times(float(look.uniform(0, 60)), frames)
     part = (phase + (t - t[0]) / whole_s).astype(np.float32)
     painter = {"shape": shape_clip, "ball": ball_clip}.get(spec.kind) or SCENES[spec.kind]
-    return Clip(spec, phase, whole_s, usual, finish(painter(spec, look, t, part)))
+    image = painter(spec, look, t, part) * light(spec, np.random.default_rng([seed, 4]))
+    return Clip(spec, phase, whole_s, usual, finish(image))
 
 
 def clip(seed: int, kind: str | None = None, evaluation: bool = False, frames: int = FRAMES) -> Clip:

@@ -20,10 +20,10 @@ COLOUR_CODES = {
     "pink": "ff6fb5",
     "white": "ffffff",
 }
-RADII = {"small": 12.0, "medium": 15.0, "large": 18.0}  # pixels
-CYCLE_S = {"slow": 12.0, "normal": 7.0, "fast": 4.5}  # seconds for the whole path, off-screen part included
+RADII = {"small": 13.0, "medium": 16.5, "large": 20.0}  # pixels
+CYCLE_S = {"slow": 14.0, "normal": 9.0, "fast": 6.0}  # seconds for the whole path, off-screen part included
 ASIDE = 7.0  # pixels that a path may lie above or below the middle; twice that to its left or right
-MARGIN = 23.0  # pixels beyond the frame before a shape comes back on the other side
+MARGIN = 27.0  # pixels beyond the frame before a shape comes back on the other side
 
 
 def _polygon(dx: Array, dy: Array, points: Array) -> Array:
@@ -51,14 +51,14 @@ def distance(shape: str, dx: Array, dy: Array, r: float) -> Array:
     if shape == "circle":
         return np.sqrt(dx**2 + dy**2) - r
     if shape == "ring":
-        return np.abs(np.sqrt(dx**2 + dy**2) - 0.76 * r) - 0.27 * r
+        return np.abs(np.sqrt(dx**2 + dy**2) - 0.88 * r) - 0.22 * r
     if shape == "square":
         return np.maximum(np.abs(dx), np.abs(dy)) - 0.86 * r
     if shape == "triangle":
         corners = np.array([[0, -1.05], [1.08, 0.82], [-1.08, 0.82]]) * r
         return _polygon(dx, dy, corners)
     if shape == "star":
-        return _polygon(dx, dy, _regular(5, 0.48, -np.pi / 2) * 1.18 * r)
+        return _polygon(dx, dy, _regular(5, 0.43, -np.pi / 2) * 1.25 * r)
     lobes = np.sqrt((np.abs(dx) - 0.48 * r) ** 2 + (dy + 0.36 * r) ** 2) - 0.56 * r
     tip = _polygon(dx, dy, np.array([[-0.98, -0.1], [0, -0.3], [0.98, -0.1], [0, 1.08]]) * r)
     return np.minimum(lobes, tip)
@@ -99,7 +99,7 @@ def shape_clip(spec: Spec, rng: Rng, t: Array, phase: Array) -> Array:
 def ball_clip(spec: Spec, rng: Rng, t: Array, phase: Array) -> Array:
     """A ball that bounces in place over a soft floor shadow; one bounce takes about 1.2 s."""
     image = background(spec.background, rng, t)
-    radius = RADII[spec.size] * 0.85
+    radius = RADII[spec.size] * 0.8
     floor = rng.uniform(52, 58)
     beat = np.mod(t / rng.uniform(1.0, 1.3) + rng.uniform(0, 1), 1.0)
     top = (floor - 2 * radius) * rng.uniform(0.6, 0.95)

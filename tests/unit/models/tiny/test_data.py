@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.tiny.training.data.attributes import held_out
+from models.tiny.training.data.attributes import BACKGROUNDS, Spec, held_out
 from models.tiny.training.data.captions import caption
 from models.tiny.training.data.clips import KIND_WEIGHTS, clip, draw, random_spec
 from models.tiny.training.measure import read
@@ -33,6 +33,19 @@ def test_held_out_combinations_are_never_drawn_for_training() -> None:
     assert not any(held_out(spec.colour, spec.shape, spec.direction, spec.background) for spec in specs)
     kept = random_spec(rng, "shape", evaluation=True)
     assert held_out(kept.colour, kept.shape, kept.direction, kept.background)
+
+
+@pytest.mark.parametrize(
+    "spec", [Spec("waves"), *(Spec("shape", "circle", "red", "small", "right", "slow", name) for name in BACKGROUNDS)]
+)
+def test_seeds_differ_in_light_but_on_white_and_grey(spec: Spec) -> None:
+    means = [draw(spec, seed, usual=True, frames=1).frames.mean() for seed in range(6)]
+    assert (max(means) > 1.1 * min(means)) == (spec.background not in ("white", "grey"))
+
+
+def test_the_way_of_a_large_slow_shape_is_read() -> None:
+    spec = Spec("shape", "circle", "red", "large", "up", "slow", "desert")  # few frames of it are clear of the border
+    assert read(draw(spec, 7, usual=True).frames / 255)["direction"] == "up"
 
 
 def test_the_measure_reads_drawn_clips() -> None:

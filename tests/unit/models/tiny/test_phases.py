@@ -14,15 +14,15 @@ def test_a_later_window_begins_with_the_last_two_latents_of_the_film() -> None:
 
 
 def test_a_sunset_goes_on_from_window_to_window_and_ends_low() -> None:
-    asked = [phases.phase("sunset", "normal", window, 80) for window in range(phases.windows_for(80))]
+    asked = [phases.phase("sunset", window, 80) for window in range(phases.windows_for(80))]
     assert asked == sorted(asked)
     assert asked[0] < 0.1 and 0.6 < asked[-1] < 0.95
 
 
 def test_a_shape_asks_for_no_phase() -> None:
-    assert phases.prompt_for("a red circle moving left", "shape", "normal", 0, 80) == "a red circle moving left"
+    assert phases.prompt_for("a red circle moving left", "shape", 0, 80) == "a red circle moving left"
 
 
 def test_the_token_stands_first_and_only_once() -> None:
-    text = phases.prompt_for("<p9> sunset over mountains", "sunset", "normal", 0, 80)
+    text = phases.prompt_for("<p9> sunset over mountains", "sunset", 0, 80)
     assert text.split()[0] in PHASE_TOKENS and text.endswith(" sunset over mountains") and text.count("<p") == 1

@@ -16,6 +16,8 @@ from models.tiny.words import WORDS
         ("a ball bouncing on grass", "a red ball bouncing over the meadow", "ball"),
         ("skyscrapers in a thunderstorm", "rain falling on the city", "rain"),
         ("a white square on a black background", "a white square moving right on a black background", "shape"),
+        ("a tiny blue ball going up fast at night", "a small blue ball moving up quickly in the night sky", "shape"),
+        ("a star slowly falling over the sea", "a red star moving down slowly over the sea", "shape"),
         ("waves in moonlight", "waves at night under the moon", "moonlit_waves"),
     ],
 )
