@@ -101,7 +101,7 @@ bench: install servers ## Ratios against baselines run side by side
 mutants: install servers ## Seed ten one-line bugs in the stages; every one must be caught
 	$(BIN)/python -m tests.mutations
 
-train-tiny: install ## Train the bundled model from nothing (six hours on two cores)
+train-tiny: install ## Train the bundled model from nothing (eight hours on two cores)
 	$(BIN)/python -m models.tiny.train
 
 eval-tiny: install ## Measure the bundled model

@@ -52,6 +52,7 @@ Films (`training/promises.py`, on the product's own path):
 | distance between seeds over that between captions | {f_seeds_against_captions:.2f} | at least 0.3 |
 | 30 s of clouds: change at window borders over the median change | {f_borders_against_median:.2f} | at most 1.5 |
 | the clouds' speed in the last window over that in the first | {f_speed_last_against_first:.2f} | 0.7 to 1.3 |
+| 30 s of a rolling ball: the same | {f_ball_last_against_first:.2f} | 0.7 to 1.3 |
 | peak memory above idle, 30 s over 5 s | {f_memory_30_s_against_5_s:.2f} | at most 1.3 |
 
 The autoencoder alone, from drawn clips of held-out combinations: colour {a_colour:.0%}, direction {a_direction:.0%},

@@ -24,6 +24,7 @@ CLIP_FRAMES = 25
 CHUNK = 50  # clips per file of the cache
 LATENT_SEED = 200_000_000  # other clips than the autoencoder saw
 STILL_SEED = 250_000_000
+WEIGHTS = {"shape": 4.0, "clouds": 16.0}  # of kinds of which much is to be told apart: forms, and two ways to go
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ class Entry:
 
     @property
     def weight(self) -> float:
-        """How often it is trained on: more where most is to be told apart, shapes in view and the ways clouds go."""
-        return 4.0 if self.usual and self.spec.kind in ("shape", "clouds") else 1.0
+        """How often it is trained on: more where the subject is well in view and most is to be told apart."""
+        return WEIGHTS[self.spec.kind] if self.usual and self.spec.kind in WEIGHTS else 1.0
 
     def phase_at(self, latent: int) -> float:
         """Phase of the first frame that latent number `latent` stands for; what repeats starts again at one."""

@@ -19,12 +19,14 @@ from models.contract import ClipSpec
 from models.families import tiny
 from models.model import LoadedModel
 from models.tiny import architecture, phases
-from models.tiny.training.measure import light_centre
+from models.tiny.training.data.canvas import X
+from models.tiny.training.measure import light_centre, segment
 
 Film = NDArray[np.uint8]
 
 SUNSET = "a beautiful sunset over mountains"
 DRIFTING = "clouds drifting right over green hills"
+ROLLING = "a yellow ball moving right on a black background"
 VARIED = (
     SUNSET,
     "waves rolling on the sea",
@@ -97,6 +99,16 @@ def speed_kept(clip: Film) -> float:
     return last / first if first else float("nan")
 
 
+def ball_speed_kept(clip: Film) -> float:
+    """Speed to the right of a ball in the last window's worth of frames that show it whole, over that in the first."""
+    mask, _ = segment(clip / 255)
+    whole = mask.any(axis=(1, 2)) & ~(mask[:, :, 0] | mask[:, :, -1]).any(axis=1)
+    centre = (mask * X).sum(axis=(1, 2)) / np.maximum(mask.sum(axis=(1, 2)), 1)
+    steps = np.diff(centre)[whole[1:] & whole[:-1]]
+    window = phases.FIRST_FRAMES - 1
+    return float(np.median(steps[-window:]) / np.median(steps[:window]))
+
+
 def peak_bytes(work: Callable[[], object]) -> int:
     """How far memory rises at the most during `work` (Linux)."""
     gc.collect()  # what went before must not be freed meanwhile
@@ -148,6 +160,7 @@ def measure(folder: Path, steps: int = 20) -> dict[str, float]:
         "seeds_against_captions": seeds_against_captions(model, steps=steps),
         "borders_against_median": borders(long),
         "speed_last_against_first": speed_kept(long),
+        "ball_last_against_first": ball_speed_kept(film(model, ROLLING, 30, steps=steps)),
         "memory_30_s_against_5_s": memory_of_length(folder),
     }
     return {name: round(value, 3) for name, value in figures.items()}

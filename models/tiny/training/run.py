@@ -148,9 +148,9 @@ def main(arguments: list[str] | None = None) -> Path:
     """Train both parts, each for its minutes of wall clock in all, and export the weights."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--vae-minutes", type=float, default=170, help="wall clock for the autoencoder in all (default 170)"
+        "--vae-minutes", type=float, default=240, help="wall clock for the autoencoder in all (default 240)"
     )
-    parser.add_argument("--minutes", type=float, default=180, help="wall clock for the denoiser in all (default 180)")
+    parser.add_argument("--minutes", type=float, default=230, help="wall clock for the denoiser in all (default 230)")
     parser.add_argument("--stills-minutes", type=float, default=45, help="of those, the first on stills (default 45)")
     parser.add_argument("--clips", type=int, default=CLIPS, help=f"clips to encode (default {CLIPS})")
     parser.add_argument("--workers", type=int, default=2, help="processes that train, one core each (default 2)")

@@ -36,6 +36,16 @@ def test_drift_is_read_off_drawn_clouds(way: str, sign: int) -> None:
     assert promises.speed_kept(clip) == pytest.approx(1, abs=0.3)
 
 
+@pytest.mark.parametrize(("speed", "kept"), [("normal", 1.0), ("slow", 9 / 14), ("fast", 9 / 6)])
+def test_the_speed_of_a_ball_is_read_off_drawn_films(speed: str, kept: float) -> None:
+    begun, ended = (
+        draw(Spec("shape", "circle", "yellow", "medium", "right", pace, "black"), seed=5, usual=True, frames=17).frames
+        for pace in ("normal", speed)
+    )
+    gone = np.zeros_like(begun) + begun[:, :, :1]  # out of the frame meanwhile
+    assert promises.ball_speed_kept(np.concatenate([begun, gone, ended])) == pytest.approx(kept, abs=0.1)
+
+
 def test_borders_tell_a_jump_from_steady_motion() -> None:
     steady = np.cumsum(np.ones((53, 4, 4, 3)), axis=0).astype(np.uint8)
     assert promises.borders(steady) == pytest.approx(1)
