@@ -61,7 +61,7 @@ def sun_falls(model: LoadedModel, seed: int = 1, steps: int = 20) -> float:
     return float(np.corrcoef(np.arange(len(rows)), ranks(rows))[0, 1])
 
 
-def seeds_against_captions(model: LoadedModel, seeds: int = 3, steps: int = 20) -> float:
+def seeds_against_captions(model: LoadedModel, seeds: int = 6, steps: int = 20) -> float:
     """Mean distance of pixels between seeds of one prompt, over that between prompts of one seed."""
     drawn = np.stack(
         [[film(model, prompt, 2, seed, steps).astype(np.float32) for seed in range(seeds)] for prompt in VARIED]
