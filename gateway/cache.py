@@ -17,14 +17,13 @@ import cashews
 from cashews.exceptions import CacheBackendInteractionError
 from redis.exceptions import RedisError
 
-from gateway.outage import Outage
+from gateway.outage import SILENCE_S, Outage
 from pipeline.vocabulary import ArtifactRef
 
 PREFIX = "t2m:cache:"
 KEPT_S = 3600
 SIZE = 10_000
 """Entries in memory; the oldest go first. Redis has its own bound (`maxmemory`)."""
-TIMEOUT_S = 0.5
 CONNECTIONS = 10
 """To Redis, kept open; more requests at once wait for one."""
 AWAY = (CacheBackendInteractionError, RedisError, OSError)
@@ -43,8 +42,8 @@ class Cache:
         self._outage = Outage("nothing is cached: Redis is away")
         self._cache = cashews.Cache()
         if url:
-            limits: dict[str, Any] = {"max_connections": CONNECTIONS, "wait_for_connection_timeout": TIMEOUT_S}
-            limits |= {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
+            limits: dict[str, Any] = {"max_connections": CONNECTIONS, "wait_for_connection_timeout": SILENCE_S}
+            limits |= {"socket_timeout": SILENCE_S, "socket_connect_timeout": SILENCE_S}
             self._cache.setup(url, pickle_type="json", suppress=False, client_side=False, **limits)
         else:
             self._cache.setup(f"mem://?size={SIZE}&check_interval=60")

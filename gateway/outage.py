@@ -11,6 +11,11 @@ log = structlog.get_logger(__name__)
 PAUSE_S = 2.0
 """A server is not asked for so long after it failed."""
 
+SILENCE_S = 2.0
+"""A server that is silent for so long is away. Long enough that a gateway which was busy itself, and so read an answer
+late, does not take that for its server's silence.
+"""
+
 
 class Outage:
     """Of one server; `consequence` is what the log says it means."""

@@ -12,13 +12,12 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
 from gateway.limits.policy import WINDOW
-from gateway.outage import Outage
+from gateway.outage import SILENCE_S, Outage
 from gateway.together import Together
 
 WINDOW_MS = int(WINDOW.total_seconds() * 1000)
 KEPT = 100_000
 """Subjects counted in memory; the one longest silent goes first."""
-TIMEOUT_S = 0.5
 CONNECTIONS = 10
 """To Redis, kept open; more requests at once wait for one."""
 
@@ -96,11 +95,11 @@ class RedisCounter:
     """
 
     def __init__(self, url: str) -> None:
-        waits = {"timeout": TIMEOUT_S, "socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
+        waits = {"timeout": SILENCE_S, "socket_timeout": SILENCE_S, "socket_connect_timeout": SILENCE_S}
         pool = BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS, **waits)
         self._redis: Redis = Redis.from_pool(pool)
         self._script = self._redis.register_script(TAKE)
-        self._take = Together(self._take_all, 2 * TIMEOUT_S)
+        self._take = Together(self._take_all, 2 * SILENCE_S)
         self._memory = MemoryCounter()
         self._outage = Outage("rate limits are counted per gateway: Redis is away")
 

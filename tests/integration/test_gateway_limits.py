@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 
 import pytest
+import redis.asyncio
 
 from config.settings import LimitSettings, Settings
 from gateway.limits.counters import RedisCounter, new_mark
@@ -54,6 +55,17 @@ async def test_without_redis_each_gateway_counts_by_itself_and_jobs_stay_exact(
         assert await statuses(worlds[:1], "GET", "/jobs", 30) == [200] * 25 + [429] * 5
     finally:
         redis_server.start()
+
+
+async def test_a_redis_that_answers_late_still_counts(settings: Settings) -> None:
+    url = settings.redis.url.get_secret_value()
+    counter = RedisCounter(url)
+    assert (await counter.take("user", 1, new_mark()))[0]
+    async with redis.asyncio.Redis.from_url(url) as server:
+        await server.client_pause(1000)
+    allowed, _, _ = await counter.take("user", 1, new_mark())
+    await counter.close()
+    assert not allowed
 
 
 async def test_users_who_are_counted_together_keep_to_their_own_quotas(settings: Settings) -> None:
