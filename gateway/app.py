@@ -63,7 +63,9 @@ def create_app(
         subscribe: opens a durable subscription to the events. The projector opens a new one after a failure.
     """
     app = web.Application(middlewares=middleware.ALL, client_max_size=MAX_BODY)
-    app.on_response_prepare.extend([middleware.add_headers, cors.add_headers])
+    app.on_response_prepare.append(middleware.add_headers)
+    if settings.gateway.cors_origins:
+        app.on_response_prepare.append(cors.add_headers)
     _add_routes(app, api="api" in settings.gateway.roles)
 
     async def life(app: web.Application) -> AsyncIterator[None]:

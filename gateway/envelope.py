@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar, overload
 
 from aiohttp import web
 from pydantic import Field
+from pydantic_core import to_json
 from typing_extensions import TypedDict
 
 from gateway.errors import ApiError, Code
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 """What `timestamp` makes."""
+
+JSON = {"Content-Type": "application/json; charset=utf-8", "Cache-Control": "no-store"}
 
 T = TypeVar("T")
 
@@ -46,20 +48,29 @@ def success(
     data: T, message: str | None = None, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Success[T]:
     """`{"success": true, "data": …}` with `message` where there is something to say."""
-    body = {"success": True, "data": data} | ({} if message is None else {"message": message})
-    return Success(**_json(body, status, headers))
+    return sealed(enveloped(data, message), status=status, headers=headers)
+
+
+def enveloped(data: object, message: str | None = None) -> bytes:
+    """The body of `success`, to be kept and answered by `sealed`."""
+    return _json({"success": True, "data": data} | ({} if message is None else {"message": message}))
+
+
+def sealed(body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Success[Any]:
+    """An answer whose body `enveloped` made."""
+    return Success(body=body, status=status, headers=JSON | dict(headers or {}))
 
 
 def flat(body: T) -> Flat[T]:
     """An answer without the envelope, as the document shows them for `/auth/*`."""
-    return Flat(**_json(body, 200, None))
+    return Flat(body=_json(body), headers=JSON)
 
 
 def failure(error: ApiError) -> web.Response:
     """`{"success": false, "error": {code, message, details}}`."""
     problem: Problem = {"code": error.code, "message": error.message, "details": error.details}
     body: Failure = {"success": False, "error": problem}
-    return web.Response(**_json(body, error.status, error.headers))
+    return web.Response(body=_json(body), status=error.status, headers=JSON | error.headers)
 
 
 @overload
@@ -75,8 +86,5 @@ def timestamp(at: datetime | None) -> Time | None:
     return None if at is None else at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _json(body: object, status: int, headers: Mapping[str, str] | None) -> dict[str, Any]:
-    """Arguments of a response."""
-    text = json.dumps(body, ensure_ascii=False, allow_nan=False)
-    told = {"Cache-Control": "no-store"} | dict(headers or {})
-    return {"text": text, "status": status, "headers": told, "content_type": "application/json"}
+def _json(body: object) -> bytes:
+    return to_json(body, inf_nan_mode="null")

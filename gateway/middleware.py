@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import secrets
 import time
-import uuid
 from http import HTTPStatus
 
 import structlog
@@ -34,9 +34,9 @@ UNKNOWN_ROUTE = "unknown"
 async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request an id, the client's own if it is well formed, for the answer and for every log line."""
     given = request.headers.get(HEADER, "")
-    request[REQUEST_ID] = given if ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
-    with structlog.contextvars.bound_contextvars(request_id=request[REQUEST_ID]):
-        return await handler(request)
+    request[REQUEST_ID] = request_id = given if ACCEPTED_ID.fullmatch(given) else secrets.token_hex(16)
+    structlog.contextvars.bind_contextvars(request_id=request_id)  # each request is a task of its own
+    return await handler(request)
 
 
 async def add_headers(request: web.BaseRequest, response: web.StreamResponse) -> None:
@@ -50,7 +50,8 @@ async def add_headers(request: web.BaseRequest, response: web.StreamResponse) ->
 async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Count, time and log the answer, by the template of its route."""
     began = time.perf_counter()
-    traffic = request.app[GATEWAY].traffic
+    gateway, route = request.app[GATEWAY], _route(request)
+    traffic, metrics = gateway.traffic, gateway.metrics
     traffic.under_way += 1
     try:
         response = await handler(request)
@@ -60,7 +61,6 @@ async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
     traffic.add(response.status, seconds)
     if traffic.ending:
         response.force_close()
-    route, metrics = _route(request), request.app[GATEWAY].metrics
     method = request.method if route != UNKNOWN_ROUTE else "any"
     metrics.requests.labels(method, route, response.status).inc()
     metrics.latency.labels(method, route).observe(seconds)
@@ -70,7 +70,7 @@ async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
         route=route,
         status=response.status,
         seconds=round(seconds, 4),
-        client=client_address(request, request.app[GATEWAY].settings.gateway.trusted_proxies),
+        client=client_address(request, gateway.settings.gateway.trusted_proxies),
     )
     return response
 
@@ -102,7 +102,7 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
     """
     standings: list[policy.Standing] = []
     request[STANDINGS] = standings
-    told.set(standings)  # each request is a task of its own
+    told.set(standings)
     wanted = access(request.match_info.handler)
     if request.match_info.http_exception is not None or wanted.blind:
         return await handler(request)
@@ -132,8 +132,11 @@ async def _count(request: web.Request) -> Pass:
     """Raises `ApiError` 429."""
     gateway, principal = request.app[GATEWAY], request.get(PRINCIPAL)
     which = Limit.SYSTEM if _route(request).startswith(f"{BASE_PATH}/system/") else Limit.GENERAL
-    address = client_address(request, gateway.settings.gateway.trusted_proxies)
-    return await gateway.limiter.admit(which, principal and principal.user_id, address)
+    if principal is not None:
+        return await gateway.limiter.admit(which, principal.user_id)
+    return await gateway.limiter.admit_stranger(
+        which, client_address(request, gateway.settings.gateway.trusted_proxies)
+    )
 
 
 async def _authorise(principal: Principal, wanted: Access, authenticator: Authenticator) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -146,7 +146,7 @@ def open_counter(redis_url: str) -> Counter:
 
 def new_mark() -> str:
     """A name for what is counted that nobody else uses."""
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)
 
 
 def _key(subject: str) -> str:

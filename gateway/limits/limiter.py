@@ -45,10 +45,15 @@ class Limiter:
         self._settings, self._database, self._counter = settings, database, counter
         self._grants: OrderedDict[str, tuple[float, dict[str, int]]] = OrderedDict()
 
-    async def admit(self, limit: Limit, user_id: str | None, address: str) -> Pass:
-        """Count a request of a user, or of an address if nobody knows whose it is. Raises `ApiError` 429."""
-        quota = await self._quota(limit, user_id)
-        subject = f"{limit}:address:{_site(address)}" if user_id is None else f"{limit}:user:{user_id}"
+    async def admit(self, limit: Limit, user_id: str) -> Pass:
+        """Count a request of a user. Raises `ApiError` 429."""
+        return await self._admit(limit, f"{limit}:user:{user_id}", await self._quota(limit, user_id))
+
+    async def admit_stranger(self, limit: Limit, address: str) -> Pass:
+        """Count a request of who knows whom, by the address it came from. Raises `ApiError` 429."""
+        return await self._admit(limit, f"{limit}:address:{_site(address)}", self._default(limit))
+
+    async def _admit(self, limit: Limit, subject: str, quota: int) -> Pass:
         mark = new_mark()
         allowed, remaining, reset_s = await self._counter.take(subject, quota, mark)
         _tell(standing := Standing(limit, quota, remaining, reset_s))
@@ -83,10 +88,8 @@ class Limiter:
         """Release the counter's connections."""
         await self._counter.close()
 
-    async def _quota(self, limit: Limit, user_id: str | None) -> int:
+    async def _quota(self, limit: Limit, user_id: str) -> int:
         """While the database is away, what was known last holds, or the deployment's limit."""
-        if user_id is None:
-            return self._default(limit)
         read_at, grants = self._grants.get(user_id, (float("-inf"), {}))
         if time.monotonic() - read_at > GRANTS_KEPT_S:
             try:

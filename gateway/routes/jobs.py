@@ -19,7 +19,7 @@ from gateway.context import GATEWAY, PRINCIPAL, Gateway
 from gateway.contract import Header, operation
 from gateway.database import artifacts, events, jobs
 from gateway.database.jobs import Job, Wanted
-from gateway.envelope import Success, Time, success, timestamp
+from gateway.envelope import Success, Time, enveloped, sealed, success, timestamp
 from gateway.errors import invalid, not_found, wrong_state
 from gateway.logbook import EventView, LogLine, log_line
 from gateway.pagination import Listing, Paged, paginated
@@ -186,7 +186,9 @@ async def listing(request: web.Request, query: JobsQuery) -> Success[Listing[Job
 async def details(request: web.Request) -> Success[JobView]:
     """Everything about a job."""
     job = await owned(request)
-    return success(view(job, await files(request, job) if job.projection.status is Status.COMPLETED else {}))
+    if job.projection.status is Status.COMPLETED:
+        return success(view(job, await files(request, job)))
+    return sealed(job.once(_unpublished))
 
 
 @routes.delete("/jobs/{job_id}")
@@ -291,6 +293,10 @@ def view(job: Job, published: Mapping[str, ArtifactRef]) -> JobView:
         "result": _result(job, published) if published else None,
         "error": error_view(state.failure),
     }
+
+
+def _unpublished(job: Job) -> bytes:
+    return enveloped(view(job, {}))
 
 
 def error_view(failure: Failure | None) -> JobError | None:
