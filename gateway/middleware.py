@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import secrets
+import uuid_utils
 import time
 from http import HTTPStatus
 
@@ -34,7 +34,7 @@ UNKNOWN_ROUTE = "unknown"
 async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request an id, the client's own if it is well formed, for the answer and for every log line."""
     given = request.headers.get(HEADER, "")
-    request[REQUEST_ID] = request_id = given if ACCEPTED_ID.fullmatch(given) else secrets.token_hex(16)
+    request[REQUEST_ID] = request_id = given if ACCEPTED_ID.fullmatch(given) else uuid_utils.uuid4().hex
     structlog.contextvars.bind_contextvars(request_id=request_id)  # each request is a task of its own
     return await handler(request)
 
