@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import uuid_utils
 import time
 from http import HTTPStatus
 
 import structlog
+import uuid_utils
 from aiohttp import web
 from aiohttp.typedefs import Handler
 

@@ -17,17 +17,16 @@ class Together(Generic[K, V]):
     So a call that is alone waits for nobody, and what is answered was read after the call came.
 
     Args:
-        work: answers many calls at once, in their order.
-        limit_s: how long that may take.
+        work: answers many calls at once, in their order; has a time limit of its own.
     """
 
-    def __init__(self, work: Callable[[Sequence[K]], Awaitable[Sequence[V]]], limit_s: float) -> None:
-        self._work, self._limit_s = work, limit_s
+    def __init__(self, work: Callable[[Sequence[K]], Awaitable[Sequence[V]]]) -> None:
+        self._work = work
         self._waiting: list[tuple[K, asyncio.Future[V]]] = []
         self._working: asyncio.Task[None] | None = None
 
     async def __call__(self, asked: K) -> V:
-        """Raises TimeoutError, or what `work` raises, which then fails for all that went together."""
+        """Raises what `work` raises, which then fails for all that went together."""
         answer: asyncio.Future[V] = asyncio.get_running_loop().create_future()
         self._waiting.append((asked, answer))
         if self._working is None:  # in no caller's context: it works for many
@@ -44,8 +43,7 @@ class Together(Generic[K, V]):
 
     async def _answer_all(self, calls: Sequence[tuple[K, asyncio.Future[V]]]) -> None:
         try:
-            async with asyncio.timeout(self._limit_s):
-                values = await self._work([asked for asked, _ in calls])
+            values = await self._work([asked for asked, _ in calls])
             for (_, answer), value in zip(calls, values, strict=True):
                 if not answer.done():  # whose caller gave up
                     answer.set_result(value)

@@ -97,7 +97,7 @@ def _by_field(error: ValidationError, model: type[BaseModel]) -> dict[str, list[
     fields: dict[str, list[str]] = {}
     for item in error.errors(include_url=False, include_context=False, include_input=False):
         text = _sentence(item["type"], item["msg"], model)
-        fields.setdefault(str(item["loc"][0]), []).append(text)
+        fields.setdefault(str(next(iter(item["loc"]), "body")), []).append(text)
     return fields
 
 

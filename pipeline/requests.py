@@ -187,7 +187,7 @@ def _http_url(text: str) -> str:
 def _by_field(error: ValidationError, entry: ModelEntry) -> dict[str, list[str]]:
     fields: dict[str, list[str]] = {}
     for item in error.errors(include_url=False, include_context=False, include_input=False):
-        fields.setdefault(str(item["loc"][0]), []).append(_message(item["type"], item["msg"], entry))
+        fields.setdefault(str(next(iter(item["loc"]), "body")), []).append(_message(item["type"], item["msg"], entry))
     return fields
 
 

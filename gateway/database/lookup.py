@@ -7,6 +7,7 @@ time.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -34,7 +35,7 @@ SOME = SELECT.where(jobs.c.id == any_(bindparam("ids", type_=ARRAY(String))))
 LIMIT_S = 5.0
 """How long a row may take; a slow one holds all back that are asked for meanwhile."""
 KEPT = 2_000
-"""States of jobs whose meaning is kept."""
+"""Jobs whose meaning is kept."""
 
 
 class Lookup:
@@ -44,28 +45,29 @@ class Lookup:
         self._database = database
         dialect = database.engine.dialect
         self._readers = [(column.key, _reader(column, dialect)) for column in COLUMNS]
-        self._known: LRUCache[Raw, Job] = LRUCache(KEPT)
+        self._known: LRUCache[str, tuple[Raw, Job]] = LRUCache(KEPT)
         alone = database.dialect == "sqlite"  # a read takes microseconds there, and nothing waits for another
         self._statement = str((ONE if alone else SOME).compile(dialect=dialect))
-        self._row = self._one if alone else Together(self._some, LIMIT_S)
+        self._row = self._one if alone else Together(self._some)
 
     async def find(self, job_id: str, user_id: str) -> Job | None:
         """The job, if it is that user's."""
         row = await self._row(job_id)
         if row is None or row[1] != user_id:
             return None
-        job = self._known.get(row)
-        if job is None:
+        known = self._known.get(job_id)
+        if known is None or known[0] != row:
             values = {key: reader(value) for (key, reader), value in zip(self._readers, row, strict=True)}
-            job = self._known[row] = read(SimpleNamespace(**values))
-        return job
+            known = self._known[job_id] = row, read(SimpleNamespace(**values))
+        return known[1]
 
     async def _one(self, job_id: str) -> Raw | None:
         rows = await self._database.rows(self._statement, (job_id,))
         return rows[0] if rows else None
 
     async def _some(self, job_ids: Sequence[str]) -> list[Raw | None]:
-        found = {row[0]: row for row in await self._database.rows(self._statement, (list(job_ids),))}
+        async with asyncio.timeout(LIMIT_S):
+            found = {row[0]: row for row in await self._database.rows(self._statement, (list(job_ids),))}
         return [found.get(job_id) for job_id in job_ids]
 
 

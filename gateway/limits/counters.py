@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import uuid_utils
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import uuid_utils
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
@@ -99,7 +100,7 @@ class RedisCounter:
         pool = BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS, **waits)
         self._redis: Redis = Redis.from_pool(pool)
         self._script = self._redis.register_script(TAKE)
-        self._take = Together(self._take_all, 2 * SILENCE_S)
+        self._take = Together(self._take_all)
         self._memory = MemoryCounter()
         self._outage = Outage("rate limits are counted per gateway: Redis is away")
 
@@ -108,7 +109,7 @@ class RedisCounter:
         if self._outage.over:
             try:
                 return await self._take((subject, quota, mark))
-            except (RedisError, OSError):  # noted once, where all went together
+            except (RedisError, OSError):  # noted once for all that went together
                 pass
         return await self._memory.take(subject, quota, mark)
 
@@ -119,7 +120,8 @@ class RedisCounter:
         keys = [_key(subject) for subject, _, _ in asked]
         arguments = [part for _, quota, mark in asked for part in (quota, mark)]
         try:
-            found = await self._script(keys=keys, args=[WINDOW_MS, *arguments])
+            async with asyncio.timeout(2 * SILENCE_S):  # a new connection asks several times
+                found = await self._script(keys=keys, args=[WINDOW_MS, *arguments])
         except (RedisError, OSError) as error:
             self._outage.begin(error)
             raise

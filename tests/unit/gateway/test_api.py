@@ -180,6 +180,7 @@ WRONG_FIELDS = [
     ('{"prompt": "p", "model": "sora", "steps": 0}', {"model", "steps"}),
     ('{"prompt": "p", "user_id": "root"}', {"user_id"}),
     ('{"prompt": "\\ud800"}', {"prompt"}),
+    ('{"prompt": "p", "\\ud800": 1}', {"body"}),
     ('{"prompt": "a\\u0000b"}', {"prompt"}),
 ]
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from cli.main import app as command
 from config.settings import LimitSettings, Settings
 from gateway.database.tables import limit_uses
+from gateway.limits import counters
 from gateway.limits.counters import WINDOW_MS, MemoryCounter, new_mark
 from gateway.limits.limiter import _site
 from gateway.limits.policy import Limit, Standing, exceeded
@@ -162,6 +163,23 @@ async def test_counting_in_memory() -> None:
     at[0] = WINDOW_MS / 1000
     assert await counter.take("a", 2, new_mark()) == (True, 1, 3600)
     assert (await counter.take("b", 0, new_mark())) == (False, 0, 3600)
+
+
+async def test_a_redis_that_never_comes_to_an_end_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counters, "SILENCE_S", 0.05)
+    counter = counters.RedisCounter("redis://localhost")
+    asked = []
+
+    async def hang(**_: object) -> None:
+        asked.append(1)
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(counter, "_script", hang)
+    for _ in range(2):
+        taken = await asyncio.gather(*(counter.take("a", 5, new_mark()) for _ in range(3)))
+    await counter.close()
+    assert [allowed for allowed, _, _ in taken] == [True, True, False]
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ async def calls(together: Together[int, int], *numbers: int) -> list[asyncio.Tas
 
 async def test_calls_wait_for_those_under_way_and_then_go_together() -> None:
     work = Doubler()
-    together = Together(work, LIMIT_S)
+    together = Together(work)
     alone, some = await calls(together, 1), await calls(together, 2, 3, 4)
     assert work.batches == [[1]]
     work.go.set()
@@ -46,7 +46,7 @@ async def test_calls_wait_for_those_under_way_and_then_go_together() -> None:
 
 async def test_a_failure_is_told_to_those_who_went_together_and_to_nobody_else() -> None:
     work = Doubler()
-    together = Together(work, LIMIT_S)
+    together = Together(work)
     first, unlucky = await calls(together, 1), await calls(together, 13, 2)
     work.go.set()
     assert await first[0] == 2
@@ -59,7 +59,7 @@ async def test_a_failure_is_told_to_those_who_went_together_and_to_nobody_else()
 
 async def test_who_gives_up_holds_nobody_back_and_is_not_asked_for() -> None:
     work = Doubler()
-    together = Together(work, LIMIT_S)
+    together = Together(work)
     first, (leaving, staying) = await calls(together, 1), await calls(together, 2, 3)
     first[0].cancel()
     leaving.cancel()
@@ -69,20 +69,12 @@ async def test_who_gives_up_holds_nobody_back_and_is_not_asked_for() -> None:
     assert work.batches == [[1], [3]]
 
 
-async def test_work_that_hangs_or_answers_too_little_is_an_error_and_the_next_go_on() -> None:
-    work = Doubler()
-    together = Together(work, 0.05)
-    for task in await calls(together, 1):
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(task), LIMIT_S)
-    work.go.set()
-    assert await together(4) == 8
-
+async def test_work_that_answers_too_little_is_an_error() -> None:
     async def forgets(numbers: Sequence[int]) -> list[int]:
         return []
 
     with pytest.raises(ValueError, match="shorter"):
-        await asyncio.wait_for(Together(forgets, LIMIT_S)(1), LIMIT_S)
+        await asyncio.wait_for(Together(forgets)(1), LIMIT_S)
 
 
 async def test_callers_do_not_wait_for_work_that_was_cancelled() -> None:
@@ -90,4 +82,4 @@ async def test_callers_do_not_wait_for_work_that_was_cancelled() -> None:
         raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(Together(cancelled, LIMIT_S)(1), LIMIT_S)
+        await asyncio.wait_for(Together(cancelled)(1), LIMIT_S)
