@@ -164,7 +164,8 @@ async def files(request: web.Request, job: Job) -> dict[str, ArtifactRef]:
     if published is None:
         async with gateway.database.read() as connection:
             published = await artifacts.of_job(connection, job.id)
-        await gateway.cache.keep_files(user_id, job.id, published)
+        if published:  # else another gateway has just removed the job
+            await gateway.cache.keep_files(user_id, job.id, published)
     return published
 
 
