@@ -211,6 +211,7 @@ def _render(work: Work, settings: Settings, entry: ModelEntry) -> Made:
         "audio": made.audio,
         "understood": asdict(made.understood),
         "exact": resume is None or resume.exact,
+        "revision": entry.revision,
     }
     return Made((made.mezzanine,), facts)
 
@@ -250,7 +251,7 @@ def _metadata(work: Work, entry: ModelEntry) -> Made:
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
         model=request.model,
-        model_revision=entry.revision,
+        model_revision=drawn.get("revision", entry.revision),
         seed=request.seed,
         steps=request.steps,
         guidance=request.guidance,

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from aiohttp import web
 
 from gateway.context import GATEWAY
 from gateway.database import accesses
 from gateway.database.accesses import Kind
 from gateway.files.kinds import INLINE
+from gateway.files.library import THUMBNAIL_SIZES
+from gateway.parameters import Flag, OneOf, Parameters
 from pipeline.vocabulary import ArtifactRef
+
+QUALITIES = ("auto", "720p", "1080p")
+
+
+class DownloadQuery(Parameters):
+    """Whether to show a file in the browser or to keep it."""
+
+    inline: Flag = False
+
+
+class StreamQuery(Parameters):
+    """In which quality to play a video."""
+
+    quality: Annotated[str, OneOf(QUALITIES)] = "auto"
+
+
+class ThumbnailQuery(Parameters):
+    """How large a picture."""
+
+    size: Annotated[str, OneOf(THUMBNAIL_SIZES)] = "medium"
 
 
 async def send(

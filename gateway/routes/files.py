@@ -25,21 +25,20 @@ from gateway.errors import ApiError, Code, forbidden, invalid, not_found
 from gateway.files import library, names, uploads
 from gateway.files.intake import Arrived, received
 from gateway.files.kinds import FileType
-from gateway.files.library import THUMBNAIL_SIZES, File
-from gateway.files.serving import send
+from gateway.files.library import File
+from gateway.files.serving import DownloadQuery, StreamQuery, ThumbnailQuery, send
 from gateway.files.uploads import Form, UploadedFile, Wishes
 from gateway.idempotency import Answer, Attempt
 from gateway.limits.policy import WINDOW, Limit
 from gateway.links import asked, link
 from gateway.pagination import Listing, Paged, paginated
-from gateway.parameters import Flag, OneOf, Parameters
+from gateway.parameters import OneOf, Parameters
 from gateway.routes.jobs import Deleted
 from pipeline.requests import INTEGRAL
 from pipeline.vocabulary import ArtifactRef, now
 
 routes = web.RouteTableDef()
 
-QUALITIES = ("auto", "720p", "1080p")
 LISTED = 1000
 """Ids a cleanup names at most."""
 INSPECTED_S = 2.0
@@ -126,24 +125,6 @@ class SecureQuery(Parameters):
     inline: str | None = None
     size: str | None = None
     quality: str | None = None
-
-
-class DownloadQuery(Parameters):
-    """Whether to show a file in the browser or to keep it."""
-
-    inline: Flag = False
-
-
-class StreamQuery(Parameters):
-    """In which quality to play a video."""
-
-    quality: Annotated[str, OneOf(QUALITIES)] = "auto"
-
-
-class ThumbnailQuery(Parameters):
-    """How large a picture."""
-
-    size: Annotated[str, OneOf(THUMBNAIL_SIZES)] = "medium"
 
 
 class FileItem(TypedDict):

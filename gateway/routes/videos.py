@@ -20,10 +20,10 @@ from gateway.database.jobs import Job
 from gateway.envelope import Success, Time, success, timestamp
 from gateway.errors import ApiError, Code, not_found
 from gateway.files.library import video_of
-from gateway.files.serving import send
+from gateway.files.serving import DownloadQuery, StreamQuery, ThumbnailQuery, send
 from gateway.links import link
 from gateway.outlook import Forecast
-from gateway.parameters import Flag, OneOf, Parameters
+from gateway.parameters import OneOf
 from gateway.renditions import rung, top
 from gateway.routes.jobs import JobError, error_view, files, owned
 from gateway.validation import json_object
@@ -32,9 +32,7 @@ from pipeline.vocabulary import ArtifactRef, Status
 
 routes = web.RouteTableDef()
 
-QUALITIES = ("auto", "720p", "1080p")
 FORMATS = ("mp4", "hls")
-THUMBNAIL_SIZES = ("small", "medium", "large")
 MP4 = "video/mp4"
 
 
@@ -54,23 +52,10 @@ class VideoStatus(TypedDict):
     error: JobError | None
 
 
-class DownloadQuery(Parameters):
-    """Whether to show a video in the browser or to keep it."""
-
-    inline: Flag = False
-
-
-class StreamQuery(Parameters):
+class PlayQuery(StreamQuery):
     """What to play; without a format, what the `Accept` header asks for."""
 
-    quality: Annotated[str, OneOf(QUALITIES)] = "auto"
     format: Annotated[str, OneOf(FORMATS)] | None = None
-
-
-class ThumbnailQuery(Parameters):
-    """How large a poster."""
-
-    size: Annotated[str, OneOf(THUMBNAIL_SIZES)] = "medium"
 
 
 def _bodies(gateway: Gateway) -> Any:  # noqa: ANN401 - a type form
@@ -124,7 +109,7 @@ async def download(request: web.Request, query: DownloadQuery) -> web.StreamResp
 @routes.get("/videos/{job_id}/stream")
 @requires(Permission.READ_FILES)
 @operation(media=[MP4, hls.MEDIA_TYPE], **media.RANGED)
-async def stream(request: web.Request, query: StreamQuery) -> web.StreamResponse:
+async def stream(request: web.Request, query: PlayQuery) -> web.StreamResponse:
     """A rendition, for playing; as HLS where that is asked for."""
     preferred = "hls" if hls.accepts_playlist(request.headers.get("Accept", "")) else "mp4"
     job, published = await _completed(request)
