@@ -396,7 +396,6 @@ def publish_events(settings: Settings, job_ids: Sequence[str]) -> None:
                     at=now(), message=str(time.time()),
                 )
             )  # fmt: skip
-    time.sleep(2)
     publisher.close()
 
 

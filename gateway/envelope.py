@@ -48,7 +48,7 @@ def success(
     data: T, message: str | None = None, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Success[T]:
     """`{"success": true, "data": …}` with `message` where there is something to say."""
-    return sealed(enveloped(data, message), status=status, headers=headers)
+    return Success(body=enveloped(data, message), status=status, headers=JSON | dict(headers or {}))
 
 
 def enveloped(data: object, message: str | None = None) -> bytes:
@@ -56,9 +56,9 @@ def enveloped(data: object, message: str | None = None) -> bytes:
     return _json({"success": True, "data": data} | ({} if message is None else {"message": message}))
 
 
-def sealed(body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Success[Any]:
+def sealed(body: bytes) -> Success[Any]:
     """An answer whose body `enveloped` made."""
-    return Success(body=body, status=status, headers=JSON | dict(headers or {}))
+    return Success(body=body, headers=JSON)
 
 
 def flat(body: T) -> Flat[T]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -12,6 +11,7 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from gateway.errors import ApiError, Code, invalid
+from pipeline.requests import by_field
 
 JSON, FORM, MULTIPART = "application/json", "application/x-www-form-urlencoded", "multipart/form-data"
 MAX_BODY = 1 << 20
@@ -90,21 +90,4 @@ async def parsed(request: web.Request, model: type[Body]) -> Body:
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        raise invalid(_by_field(error, model)) from None
-
-
-def _by_field(error: ValidationError, model: type[BaseModel]) -> dict[str, list[str]]:
-    fields: dict[str, list[str]] = {}
-    for item in error.errors(include_url=False, include_context=False, include_input=False):
-        text = _sentence(item["type"], item["msg"], model)
-        fields.setdefault(str(next(iter(item["loc"]), "body")), []).append(text)
-    return fields
-
-
-def _sentence(kind: str, text: str, model: type[BaseModel]) -> str:
-    """Pydantic's sentence in the API's words."""
-    if kind == "extra_forbidden":
-        return f"Unknown field. Known fields: {', '.join(model.model_fields)}"
-    if kind == "missing":
-        return "Required"
-    return re.sub(r"^(Value error, |(Input|String|List) should )", lambda m: "" if m[2] is None else "Must ", text)
+        raise invalid(by_field(error, model.model_fields)) from None

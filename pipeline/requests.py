@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Union
 
@@ -95,7 +95,7 @@ def resolve(body: Mapping[str, object], *, user_id: str, catalogue: Catalogue, d
     try:
         asked = parameters(entry).model_validate(given)
     except ValidationError as error:
-        raise InvalidRequest(errors | _by_field(error, entry)) from None
+        raise InvalidRequest(errors | by_field(error, ("model", *parameters(entry).model_fields))) from None
     if errors:
         raise InvalidRequest(errors)
     return _job(asked.model_dump(), user_id, entry)
@@ -184,20 +184,25 @@ def _http_url(text: str) -> str:
     return _plain(text)
 
 
-def _by_field(error: ValidationError, entry: ModelEntry) -> dict[str, list[str]]:
+def by_field(error: ValidationError, known: Iterable[str]) -> dict[str, list[str]]:
+    """Pydantic's sentences in the API's words ("Must be …"), by field; they name the limit and never repeat the value.
+
+    Args:
+        known: names of the fields there are.
+    """
     fields: dict[str, list[str]] = {}
     for item in error.errors(include_url=False, include_context=False, include_input=False):
-        fields.setdefault(str(next(iter(item["loc"]), "body")), []).append(_message(item["type"], item["msg"], entry))
+        name = str(next(iter(item["loc"]), "body"))  # of a key that is no text, nothing more is said
+        fields.setdefault(name, []).append(_sentence(item["type"], item["msg"], known))
     return fields
 
 
-def _message(kind: str, text: str, entry: ModelEntry) -> str:
-    """Pydantic's sentence in the API's words ("Must be …"); it names the limit and never repeats the value."""
+def _sentence(kind: str, text: str, known: Iterable[str]) -> str:
     if kind == "extra_forbidden":
-        return f"Unknown field. Known fields: model, {', '.join(parameters(entry).model_fields)}"
+        return f"Unknown field. Known fields: {', '.join(known)}"
     if kind == "missing":
         return "Required"
-    return re.sub(r"^(Value error, |(Input|String) should )", lambda m: "" if m[2] is None else "Must ", text)
+    return re.sub(r"^(Value error, |(Input|String|List) should )", lambda m: "" if m[2] is None else "Must ", text)
 
 
 def signature(job: JobRequest, revision: str) -> str:

@@ -251,7 +251,7 @@ def _metadata(work: Work, entry: ModelEntry) -> Made:
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
         model=request.model,
-        model_revision=drawn.get("revision", entry.revision),
+        model_revision=drawn.get("revision", entry.revision),  # a render of an older version does not say
         seed=request.seed,
         steps=request.steps,
         guidance=request.guidance,

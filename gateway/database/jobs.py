@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from sqlalchemy import (
     Column,
@@ -34,8 +34,6 @@ PRIORITIES = {"low": -1, "normal": 0, "high": 1}
 CLAIM_LEASE = timedelta(seconds=90)
 """After this a claimed job that was not confirmed waits again: its dispatcher died. Sends time out long before."""
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
 class Job:
@@ -56,13 +54,13 @@ class Job:
     seq: int
     expires_at: datetime | None
     reused_from: str | None
-    _made: dict[Callable[[Job], Any], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _made: dict[Callable[[Job], bytes], bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def once(self, make: Callable[[Job], T]) -> T:
+    def once(self, make: Callable[[Job], bytes]) -> bytes:
         """What `make` makes of this job and of nothing else, made once: see `gateway.database.lookup`."""
         if make not in self._made:
             self._made[make] = make(self)
-        return cast(T, self._made[make])
+        return self._made[make]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from gateway.database import jobs
 from gateway.database.engine import Database
 from gateway.database.lookup import Lookup
 from gateway.database.tables import jobs as table
+from gateway.together import Together
 from pipeline.vocabulary import Failure, JobRequest, Stage, Status, now
 from tests.small_stages import job
 from tests.unit.gateway.test_projection import database
@@ -71,6 +72,19 @@ async def test_many_at_once_each_get_their_own_job_and_nobody_elses(database: Da
     found = await asyncio.gather(*(lookup.find(*one) for one in asked), lookup.find("job_nowhere", "ada"))
     mine = [job_id if user != "somebody else" else None for job_id, user in asked]
     assert [one and one.id for one in found] == [*mine, None]
+
+
+async def test_many_do_not_wait_for_a_database_that_hangs(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang(*_: object) -> list[object]:
+        await asyncio.sleep(10)
+        return []
+
+    monkeypatch.setattr("gateway.database.lookup.LIMIT_S", 0.05)
+    monkeypatch.setattr(database, "rows", hang)
+    find = Together(Lookup(database)._some)
+    for job_id in ("job_one", "job_next"):
+        with pytest.raises(TimeoutError):
+            await find(job_id)
 
 
 async def test_an_error_of_the_driver_is_one_of_sqlalchemys(database: Database) -> None:
