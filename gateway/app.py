@@ -65,6 +65,7 @@ def create_app(
     app = web.Application(middlewares=middleware.ALL, client_max_size=MAX_BODY)
     app.on_response_prepare.append(middleware.add_headers)
     if settings.gateway.cors_origins:
+        app.middlewares.insert(-1, cors.preflight)  # browsers send no token with it
         app.on_response_prepare.append(cors.add_headers)
     _add_routes(app, api="api" in settings.gateway.roles)
 

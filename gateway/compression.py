@@ -16,7 +16,8 @@ async def compress(request: web.Request, handler: Handler) -> web.StreamResponse
     response = await handler(request)
     if isinstance(response, web.Response) and response.content_type in TYPES and not response.prepared:
         response.headers.add(hdrs.VARY, hdrs.ACCEPT_ENCODING)
+        asked = hdrs.ACCEPT_ENCODING in request.headers
         whole = isinstance(response.body, bytes) and len(response.body) >= LEAST and response.status != 206
-        if whole and hdrs.CONTENT_ENCODING not in response.headers:
+        if asked and whole and hdrs.CONTENT_ENCODING not in response.headers:
             response.enable_compression()
     return response

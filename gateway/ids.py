@@ -12,11 +12,12 @@ FORMS = {name: rf"{name.removesuffix('_id')}_[0-9a-f]{{32}}" for name in ("job_i
     "file_id": "(file|video)_[0-9a-f]{32}"  # a finished video is a file of its owner
 }
 """By the name of the path's variable, as regular expressions."""
+COMPILED = {name: re.compile(form) for name, form in FORMS.items()}
 
 
 def given(request: web.Request, name: str) -> str:
     """The id in the path. Raises `ApiError` 404 for what cannot be one, which a database may not be able to compare."""
     identifier = request.match_info[name]
-    if re.fullmatch(FORMS[name], identifier) is None:
+    if COMPILED[name].fullmatch(identifier) is None:
         raise not_found(name.removesuffix("_id").capitalize(), identifier)
     return identifier

@@ -36,6 +36,8 @@ class Metrics:
             registry=registry,
             buckets=LATENCY_BUCKETS,
         )
+        self._counters: dict[tuple[str, str, int], Counter] = {}
+        self._times: dict[tuple[str, str], Histogram] = {}
         self.accepted = Counter("t2m_jobs_accepted_total", "Jobs accepted.", ["model"], registry=registry)
         self.reused = Counter(
             "t2m_jobs_reused_total",
@@ -89,6 +91,15 @@ class Metrics:
         self.pool_connections = Gauge(
             "t2m_database_connections", "Open database connections.", ["state"], registry=registry
         )
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request. What prometheus_client finds by its labels is kept: there are as many as routes."""
+        if (counter := self._counters.get((method, route, status))) is None:
+            counter = self._counters[method, route, status] = self.requests.labels(method, route, status)
+        if (times := self._times.get((method, route))) is None:
+            times = self._times[method, route] = self.latency.labels(method, route)
+        counter.inc()
+        times.observe(seconds)
 
     def page(self) -> bytes:
         """The exposition in Prometheus' text format."""

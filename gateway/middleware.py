@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from http import HTTPStatus
@@ -15,7 +16,6 @@ from gateway.access import Access, access
 from gateway.auth.base import Authenticator, Principal, TokenExpiredError, TokenInvalidError
 from gateway.compression import compress
 from gateway.context import GATEWAY, PRINCIPAL, REQUEST_ID, STANDINGS
-from gateway.cors import preflight
 from gateway.envelope import failure
 from gateway.errors import ApiError, Code, forbidden, translate
 from gateway.limits import policy
@@ -33,8 +33,9 @@ UNKNOWN_ROUTE = "unknown"
 @web.middleware
 async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request an id, the client's own if it is well formed, for the answer and for every log line."""
-    given = request.headers.get(HEADER, "")
-    request[REQUEST_ID] = request_id = given if ACCEPTED_ID.fullmatch(given) else uuid_utils.uuid4().hex
+    given = request.headers.get(HEADER)
+    request_id = given if given and ACCEPTED_ID.fullmatch(given) else uuid_utils.uuid4().hex
+    request[REQUEST_ID] = request_id
     structlog.contextvars.bind_contextvars(request_id=request_id)  # each request is a task of its own
     return await handler(request)
 
@@ -51,7 +52,7 @@ async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Count, time and log the answer, by the template of its route."""
     began = time.perf_counter()
     gateway, route = request.app[GATEWAY], _route(request)
-    traffic, metrics = gateway.traffic, gateway.metrics
+    traffic = gateway.traffic
     traffic.under_way += 1
     try:
         response = await handler(request)
@@ -62,16 +63,16 @@ async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
     if traffic.ending:
         response.force_close()
     method = request.method if route != UNKNOWN_ROUTE else "any"
-    metrics.requests.labels(method, route, response.status).inc()
-    metrics.latency.labels(method, route).observe(seconds)
-    log.info(
-        "request",
-        method=request.method,
-        route=route,
-        status=response.status,
-        seconds=round(seconds, 4),
-        client=client_address(request, gateway.settings.gateway.trusted_proxies),
-    )
+    gateway.metrics.answered(method, route, response.status, seconds)
+    if log.isEnabledFor(logging.INFO):
+        log.info(
+            "request",
+            method=request.method,
+            route=route,
+            status=response.status,
+            seconds=round(seconds, 4),
+            client=client_address(request, gateway.settings.gateway.trusted_proxies),
+        )
     return response
 
 
@@ -165,4 +166,4 @@ def _route(request: web.Request) -> str:
     return UNKNOWN_ROUTE if resource is None else resource.canonical
 
 
-ALL = (identify, measure, compress, answer_errors, preflight, admit)
+ALL = (identify, measure, compress, answer_errors, admit)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +14,9 @@ from sqlalchemy import URL, Connection, CursorResult, Engine, Executable, create
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.exc import DataError, DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, NullPool, PoolProxiedConnection
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, NullPool
+
+from gateway.database.driver import Driver, PostgresDriver, Raw, SqliteDriver
 
 BUSY_TIMEOUT_MS = 10_000
 """How long a writer waits for another process that holds SQLite's one write lock; a transaction takes milliseconds."""
@@ -30,10 +31,6 @@ DISCREET: dict[str, Any] = {"hide_parameters": True}
 """Values, among them secrets and prompts, are in no error and so in no log."""
 USED_AT = "t2m_used_at"
 LOCK = text("SELECT pg_advisory_xact_lock(:space, :number)")
-
-
-Raw = tuple[Any, ...]
-"""A row as the driver gives it."""
 
 
 class Inline:
@@ -60,16 +57,15 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.engine = _engine(url)
+        self.dialect = self.engine.dialect.name
+        """ "sqlite" or "postgresql"."""
+        self._driver: Driver
         if self.dialect == "sqlite":
             self._inline = _inline_sqlite(self.engine.url)
-            self._driver: PoolProxiedConnection | None = None
+            self._driver = SqliteDriver(self._inline)
         else:  # each statement of a transaction has a snapshot of its own anyway: two round trips can be spared
             self._reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-
-    @property
-    def dialect(self) -> str:
-        """ "sqlite" or "postgresql"."""
-        return self.engine.dialect.name
+            self._driver = PostgresDriver(self._reader)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
@@ -81,18 +77,9 @@ class Database:
             async with self._reader.connect() as connection:
                 yield connection
 
-    async def rows(self, statement: str, parameters: Raw) -> Sequence[Raw]:
-        """What a statement in the driver's own words finds, as the driver gives it: for what is asked very often."""
-        if self.dialect == "postgresql":
-            async with self._reader.connect() as connection:
-                return [tuple(row) for row in await connection.exec_driver_sql(statement, parameters)]
-        try:
-            if self._driver is None:
-                self._driver = self._inline.raw_connection()
-            found: list[Raw] = self._driver.driver_connection.execute(statement, parameters).fetchall()  # type: ignore[union-attr]
-        except sqlite3.Error as error:
-            raise DBAPIError.instance(statement, None, error, sqlite3.Error, hide_parameters=True) from error
-        return found
+    def rows(self, statement: str, parameters: Raw) -> Awaitable[Sequence[Raw]]:
+        """See `gateway.database.driver`."""
+        return self._driver.rows(statement, parameters)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
@@ -145,11 +132,9 @@ class Database:
 
     async def close(self) -> None:
         """Close all connections."""
+        await self._driver.close()
         await self.engine.dispose()
         if self.dialect == "sqlite":
-            if self._driver is not None:
-                self._driver.close()
-                self._driver = None
             self._inline.dispose()
 
 
@@ -171,7 +156,8 @@ def away(error: DBAPIError) -> bool:
 
 
 def _sqlstate(error: DBAPIError) -> str:
-    return str(getattr(getattr(error.orig, "__cause__", None), "sqlstate", ""))
+    """SQLAlchemy wraps the driver's error, `gateway.database.driver` does not."""
+    return str(getattr(error.orig, "sqlstate", None) or getattr(getattr(error.orig, "__cause__", None), "sqlstate", ""))
 
 
 def _engine(url: str) -> AsyncEngine:

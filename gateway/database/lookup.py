@@ -16,7 +16,8 @@ from typing import Any
 from cachetools import LRUCache
 from sqlalchemy import ARRAY, JSON, Column, Dialect, String, Text, any_, bindparam, cast, select
 
-from gateway.database.engine import Database, Raw
+from gateway.database.driver import Raw
+from gateway.database.engine import Database
 from gateway.database.jobs import Job, read
 from gateway.database.tables import UtcDateTime, jobs
 from gateway.together import Together

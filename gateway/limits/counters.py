@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import uuid_utils
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.limits.policy import WINDOW
@@ -19,8 +19,6 @@ from gateway.together import Together
 WINDOW_MS = int(WINDOW.total_seconds() * 1000)
 KEPT = 100_000
 """Subjects counted in memory; the one longest silent goes first."""
-CONNECTIONS = 10
-"""To Redis, kept open; more requests at once wait for one."""
 
 TAKE = """
 local time = redis.call('TIME')
@@ -96,9 +94,9 @@ class RedisCounter:
     """
 
     def __init__(self, url: str) -> None:
-        waits = {"timeout": SILENCE_S, "socket_timeout": SILENCE_S, "socket_connect_timeout": SILENCE_S}
-        pool = BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS, **waits)
-        self._redis: Redis = Redis.from_pool(pool)
+        self._redis = Redis.from_url(
+            url, single_connection_client=True, socket_timeout=SILENCE_S, socket_connect_timeout=SILENCE_S
+        )
         self._script = self._redis.register_script(TAKE)
         self._take = Together(self._take_all)
         self._memory = MemoryCounter()

@@ -42,16 +42,17 @@ class Limiter:
     """Requests are counted by a counter, jobs and uploads in the transaction that makes them."""
 
     def __init__(self, settings: LimitSettings, database: Database, counter: Counter) -> None:
-        self._settings, self._database, self._counter = settings, database, counter
+        self._database, self._counter = database, counter
+        self._default: dict[Limit, int] = {limit: getattr(settings, limit) for limit in Limit}
         self._grants: OrderedDict[str, tuple[float, dict[str, int]]] = OrderedDict()
 
     async def admit(self, limit: Limit, user_id: str) -> Pass:
         """Count a request of a user. Raises `ApiError` 429."""
-        return await self._admit(limit, f"{limit}:user:{user_id}", await self._quota(limit, user_id))
+        return await self._admit(limit, f"{limit.value}:user:{user_id}", await self._quota(limit, user_id))
 
     async def admit_stranger(self, limit: Limit, address: str) -> Pass:
         """Count a request of who knows whom, by the address it came from. Raises `ApiError` 429."""
-        return await self._admit(limit, f"{limit}:address:{_site(address)}", self._default(limit))
+        return await self._admit(limit, f"{limit.value}:address:{_site(address)}", self._default[limit])
 
     async def _admit(self, limit: Limit, subject: str, quota: int) -> Pass:
         mark = new_mark()
@@ -101,16 +102,13 @@ class Limiter:
             self._grants.move_to_end(user_id)
             if len(self._grants) > GRANTS_KEPT:
                 self._grants.popitem(last=False)
-        return grants.get(limit, self._default(limit))
+        return grants.get(limit, self._default[limit])
 
     async def _standing(self, connection: AsyncConnection, limit: Limit, user_id: str, at: datetime) -> Standing:
         use = await allowances.used(connection, user_id, limit, at - WINDOW)
-        quota = self._default(limit) if use.quota is None else use.quota
+        quota = self._default[limit] if use.quota is None else use.quota
         reset_s = max(((use.first or at) + WINDOW - at) / timedelta(seconds=1), 0.0)
         return Standing(limit, quota, max(quota - use.count, 0), reset_s)
-
-    def _default(self, limit: Limit) -> int:
-        return int(getattr(self._settings, limit))
 
 
 def _site(address: str) -> str:

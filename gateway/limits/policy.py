@@ -12,6 +12,7 @@ from gateway.errors import ApiError, Code
 
 WINDOW = timedelta(hours=1)
 """Of all limits; it slides: what was asked an hour ago counts no more."""
+WINDOW_S = int(WINDOW.total_seconds())
 
 
 class Limit(StrEnum):
@@ -57,8 +58,7 @@ def headers(standings: Iterable[Standing]) -> dict[str, str]:
     told = list({one.limit: one for one in standings}.values())
     if not told:
         return {}
-    window_s = int(WINDOW.total_seconds())
     return {
-        "RateLimit": ", ".join(f'"{one.limit}";r={one.remaining};t={math.ceil(one.reset_s)}' for one in told),
-        "RateLimit-Policy": ", ".join(f'"{one.limit}";q={one.quota};w={window_s}' for one in told),
+        "RateLimit": ", ".join([f'"{one.limit.value}";r={one.remaining};t={math.ceil(one.reset_s)}' for one in told]),
+        "RateLimit-Policy": ", ".join([f'"{one.limit.value}";q={one.quota};w={WINDOW_S}' for one in told]),
     }
