@@ -14,10 +14,14 @@ LEAST = 512
 async def compress(request: web.Request, handler: Handler) -> web.StreamResponse:
     """JSON, playlists and pages, as the client accepts; media is compressed already."""
     response = await handler(request)
-    if isinstance(response, web.Response) and response.content_type in TYPES and not response.prepared:
+    if response.headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0] in TYPES and not response.prepared:
         response.headers.add(hdrs.VARY, hdrs.ACCEPT_ENCODING)
-        asked = hdrs.ACCEPT_ENCODING in request.headers
-        whole = isinstance(response.body, bytes) and len(response.body) >= LEAST and response.status != 206
-        if asked and whole and hdrs.CONTENT_ENCODING not in response.headers:
+        if hdrs.ACCEPT_ENCODING in request.headers and _worthwhile(response):
             response.enable_compression()
     return response
+
+
+def _worthwhile(response: web.StreamResponse) -> bool:
+    body = response.body if isinstance(response, web.Response) else None
+    whole = isinstance(body, bytes) and len(body) >= LEAST and response.status != 206
+    return whole and hdrs.CONTENT_ENCODING not in response.headers

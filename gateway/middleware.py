@@ -42,9 +42,10 @@ async def identify(request: web.Request, handler: Handler) -> web.StreamResponse
 
 async def add_headers(request: web.BaseRequest, response: web.StreamResponse) -> None:
     """For `on_response_prepare`, so that streamed answers have them too."""
-    response.headers[HEADER] = request.get(REQUEST_ID, "")
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers.update(policy.headers(request.get(STANDINGS, [])))
+    headers = response.headers
+    headers[HEADER] = request.get(REQUEST_ID, "")
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers.update(policy.headers(request.get(STANDINGS, ())))
 
 
 @web.middleware

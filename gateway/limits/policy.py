@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -53,9 +53,9 @@ def exceeded(standing: Standing) -> ApiError:
     return ApiError(Code.RATE_LIMIT_EXCEEDED, "Rate limit exceeded", details, headers=headers)
 
 
-def headers(standings: Iterable[Standing]) -> dict[str, str]:
+def headers(standings: Sequence[Standing]) -> dict[str, str]:
     """The fields of the IETF's draft: what holds, and what is left of it, by the last standing with each limit."""
-    told = list({one.limit: one for one in standings}.values())
+    told = standings if len(standings) < 2 else list({one.limit: one for one in standings}.values())
     if not told:
         return {}
     return {
