@@ -35,6 +35,7 @@ class Together(Generic[K, V]):
 
     async def _answer(self) -> None:
         try:
+            await asyncio.sleep(0)  # whose requests have arrived by now goes along
             while self._waiting:
                 calls, self._waiting = self._waiting, []
                 await self._answer_all([call for call in calls if not call[1].done()])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from hashlib import sha256
 
-from cachetools import TLRUCache
+from cachetools import LRUCache
 
 from gateway.auth.base import Authenticator, Principal
 
@@ -19,16 +19,13 @@ class Tokens:
 
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
-        self._known: TLRUCache[bytes, Principal] = TLRUCache(TOKENS, _until, time.time)
+        self._known: LRUCache[bytes, tuple[Principal, float]] = LRUCache(TOKENS)
 
     async def principal(self, token: str) -> Principal:
         """As `Authenticator.authenticate`, mostly without asking it."""
         digest = sha256(token.encode(errors="surrogateescape")).digest()
-        known = self._known.get(digest)
-        if known is None:
-            known = self._known[digest] = await self._authenticator.authenticate(token)
-        return known
-
-
-def _until(_digest: bytes, principal: Principal, at: float) -> float:
-    return min(at + SECONDS, float(principal.claims["exp"]))
+        principal, until = self._known.get(digest, (None, 0.0))
+        if principal is None or time.time() >= until:
+            principal = await self._authenticator.authenticate(token)
+            self._known[digest] = principal, min(time.time() + SECONDS, float(principal.claims["exp"]))
+        return principal
