@@ -16,7 +16,7 @@ from sqlalchemy.exc import DataError, DBAPIError, DisconnectionError, Operationa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, NullPool
 
-from gateway.database.driver import Driver, PostgresDriver, Raw, SqliteDriver
+from gateway.database.driver import Driver, PostgresDriver, Raw, SqliteDriver, Version
 
 BUSY_TIMEOUT_MS = 10_000
 """How long a writer waits for another process that holds SQLite's one write lock; a transaction takes milliseconds."""
@@ -80,6 +80,10 @@ class Database:
     def rows(self, statement: str, parameters: Raw) -> Awaitable[Sequence[Raw]]:
         """See `gateway.database.driver`."""
         return self._driver.rows(statement, parameters)
+
+    def version(self) -> Awaitable[Version]:
+        """See `gateway.database.driver`."""
+        return self._driver.version()
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:

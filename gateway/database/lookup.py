@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from cachetools import LRUCache
 from sqlalchemy import ARRAY, JSON, Column, Dialect, String, Text, any_, bindparam, cast, select
 
-from gateway.database.driver import Raw
+from gateway.database.driver import Raw, Version
 from gateway.database.engine import Database
 from gateway.database.jobs import Job, read
 from gateway.database.tables import UtcDateTime, jobs
@@ -40,11 +40,11 @@ KEPT = 2_000
 
 
 class Known(NamedTuple):
-    """What a row means, and the version of the database it was last read from (SQLite)."""
+    """What a row means, and the version of the database it was last read from."""
 
     row: Raw
     job: Job
-    version: Sequence[Raw]
+    version: Version
 
 
 class Lookup:
@@ -55,45 +55,35 @@ class Lookup:
         dialect = database.engine.dialect
         self._readers = [(column.key, _reader(column, dialect)) for column in COLUMNS]
         self._known: LRUCache[str, Known] = LRUCache(KEPT)
-        self._row = Together(self._rows)
         alone = database.dialect == "sqlite"  # a read takes microseconds there, and nothing waits for another
         self._statement = str((ONE if alone else SOME).compile(dialect=dialect))
-        self._find = self._alone if alone else self._with_others
+        self._row = self._one if alone else Together(self._some)
 
     async def find(self, job_id: str, user_id: str) -> Job | None:
         """The job, if it is that user's."""
-        known = await self._find(job_id)
-        return None if known is None or known.row[1] != user_id else known.job
-
-    async def _alone(self, job_id: str) -> Known | None:
-        """Asks first whether anybody has written, which takes half as long as a row."""
-        version = await self._database.rows("PRAGMA data_version", ())
+        version = await self._database.version()
         known = self._known.get(job_id)
-        if known is not None and known.version == version:
-            return known
+        if known is None or version is None or known.version != version:
+            row = await self._row(job_id)
+            if row is None or row[1] != user_id:
+                return None
+            known = self._known[job_id] = Known(row, self._read(known, row), version)
+        return known.job if known.row[1] == user_id else None
+
+    def _read(self, known: Known | None, row: Raw) -> Job:
+        if known is not None and known.row == row:
+            return known.job
+        values = {key: reader(value) for (key, reader), value in zip(self._readers, row, strict=True)}
+        return read(SimpleNamespace(**values))
+
+    async def _one(self, job_id: str) -> Raw | None:
         rows = await self._database.rows(self._statement, (job_id,))
-        return self._understood(rows[0], version) if rows else None
+        return rows[0] if rows else None
 
-    async def _with_others(self, job_id: str) -> Known | None:
-        row = await self._row(job_id)
-        return None if row is None else self._understood(row)
-
-    async def _rows(self, job_ids: Sequence[str]) -> list[Raw | None]:
+    async def _some(self, job_ids: Sequence[str]) -> list[Raw | None]:
         async with asyncio.timeout(LIMIT_S):
             found = {row[0]: row for row in await self._database.rows(self._statement, (list(job_ids),))}
         return [found.get(job_id) for job_id in job_ids]
-
-    def _understood(self, row: Raw, version: Sequence[Raw] = ()) -> Known:
-        known = self._known.get(row[0])
-        if known is None or known.row != row:
-            values = {key: reader(value) for (key, reader), value in zip(self._readers, row, strict=True)}
-            known = Known(row, read(SimpleNamespace(**values)), version)
-        elif known.version == version:
-            return known
-        else:
-            known = known._replace(version=version)
-        self._known[row[0]] = known
-        return known
 
 
 def _reader(column: Column[Any], dialect: Dialect) -> Callable[[Any], Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import DBAPIError
 
 from gateway.database import jobs
@@ -85,6 +85,15 @@ async def test_many_do_not_wait_for_a_database_that_hangs(database: Database, mo
     for job_id in ("job_one", "job_next"):
         with pytest.raises(TimeoutError):
             await find(job_id)
+
+
+async def test_what_is_kept_of_a_job_ends_with_it(database: Database) -> None:
+    request, lookup = await accepted(database), Lookup(database)
+    assert await lookup.find(request.job_id, request.user_id) is not None
+    assert await lookup.find(request.job_id, "somebody else") is None
+    async with database.write() as connection:
+        await connection.execute(delete(table).where(table.c.id == request.job_id))
+    assert await lookup.find(request.job_id, request.user_id) is None
 
 
 async def test_an_error_of_the_driver_is_one_of_sqlalchemys(database: Database) -> None:
