@@ -21,7 +21,6 @@ from gateway.hls import StreamTokens
 from gateway.inspection.inspector import Inspector
 from gateway.ledger import Ledger
 from gateway.limits.limiter import Limiter
-from gateway.limits.policy import Standing
 from gateway.machine import Machine
 from gateway.media import Media
 from gateway.metrics import Metrics
@@ -75,5 +74,4 @@ class Gateway:
 
 GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway", Gateway)
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
-STANDINGS: web.RequestKey[list[Standing]] = web.RequestKey("standings", list)
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)

@@ -98,6 +98,10 @@ def operation(
             errors=tuple(errors),
         )
 
+        if not (contract.query or contract.form or "body" in hints):
+            setattr(function, ATTRIBUTE, contract)
+            return function
+
         @functools.wraps(function)
         async def handler(request: web.Request) -> web.StreamResponse:
             taken: dict[str, Any] = {}

@@ -15,7 +15,7 @@ from aiohttp.typedefs import Handler
 from gateway.access import Access, access
 from gateway.auth.base import Authenticator, Principal, TokenExpiredError, TokenInvalidError
 from gateway.compression import compress
-from gateway.context import GATEWAY, PRINCIPAL, REQUEST_ID, STANDINGS
+from gateway.context import GATEWAY, PRINCIPAL, REQUEST_ID
 from gateway.envelope import failure
 from gateway.errors import ApiError, Code, forbidden, translate
 from gateway.limits import policy
@@ -47,7 +47,7 @@ async def add_headers(request: web.BaseRequest, response: web.StreamResponse) ->
     headers = response.headers
     headers[HEADER] = request.get(REQUEST_ID, "")
     headers["X-Content-Type-Options"] = "nosniff"
-    headers.update(policy.headers(request.get(STANDINGS, ())))
+    headers.update(policy.headers(told.get() or ()))
 
 
 @web.middleware
@@ -104,9 +104,7 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
     A request counts for its user, or for its address if nobody knows whose it is. Public routes (probes, signed media)
     do not count, nor do answers the client had already (304). Unknown routes are answered 404 below.
     """
-    standings: list[policy.Standing] = []
-    request[STANDINGS] = standings
-    told.set(standings)
+    told.set([])
     wanted = access(request.match_info.handler)
     if request.match_info.http_exception is not None or wanted.blind:
         return await handler(request)

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import structlog
-import uvloop
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.log import server_logger
@@ -88,7 +87,7 @@ def run_gateway(settings: Settings, catalogue: Catalogue, ready: Ready | None = 
 
 def run(app: web.Application, settings: Settings, ready: Ready | None = None) -> None:
     """Serve `app` on this thread's own event loop until the signal, then let answers under way finish."""
-    uvloop.run(_serve(app, settings, ready))
+    asyncio.run(_serve(app, settings, ready))
 
 
 async def _serve(app: web.Application, settings: Settings, ready: Ready | None) -> None:

@@ -48,11 +48,11 @@ class Traffic:
     def add(self, status: int, seconds: float) -> None:
         """An answer."""
         now = int(self._clock() // 60)
-        if now not in self._minutes:
-            self._minutes[now] = Minute()
+        minute = self._minutes.get(now)
+        if minute is None:
+            minute = self._minutes[now] = Minute()
             while next(iter(self._minutes)) <= now - HOURS * 60:
                 del self._minutes[next(iter(self._minutes))]
-        minute = self._minutes[now]
         minute.requests += 1
         minute.errors += status >= 500
         minute.seconds += seconds

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from contextvars import ContextVar
-from dataclasses import replace
 from datetime import datetime, timedelta
 from ipaddress import ip_address, ip_network
 
@@ -83,7 +82,7 @@ class Limiter:
             _tell(standing)
             raise exceeded(standing)
         await allowances.use(connection, user_id, limit, at)
-        _tell(replace(standing, remaining=standing.remaining - 1))
+        _tell(standing._replace(remaining=standing.remaining - 1))
 
     async def close(self) -> None:
         """Release the counter's connections."""

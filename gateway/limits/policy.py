@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
 from gateway.errors import ApiError, Code
 
@@ -27,8 +27,7 @@ class Limit(StrEnum):
 NOUNS = {Limit.GENERAL: "requests", Limit.SYSTEM: "requests", Limit.UPLOADS: "uploads", Limit.JOBS: "jobs"}
 
 
-@dataclass(frozen=True)
-class Standing:
+class Standing(NamedTuple):
     """Where somebody stands with a limit.
 
     Attributes:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+
 import asyncpg
 import pytest
 from sqlalchemy.exc import DBAPIError
@@ -69,3 +72,31 @@ async def test_a_connection_that_was_lost_under_load_costs_one_unavailable_answe
     assert told is not None
     assert told.status == 503
     await database.ping()
+
+
+async def test_a_kept_connection_that_was_lost_is_replaced(database: Database, settings: Settings) -> None:
+    assert await database.rows("SELECT 1", ()) == [(1,)]
+    await end_connections(settings.database_url.replace("+asyncpg", ""))
+    with suppress(DBAPIError):  # where the loss was not noticed yet
+        await database.rows("SELECT 1", ())
+    assert await database.rows("SELECT 1", ()) == [(1,)]
+
+
+async def test_a_statement_that_was_given_up_holds_nobody_back(database: Database) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await database.rows("SELECT pg_sleep(60)", ())
+    async with asyncio.timeout(20):
+        assert await database.rows("SELECT 1", ()) == [(1,)]
+
+
+async def test_callers_of_the_kept_connection_take_turns(database: Database) -> None:
+    found = await asyncio.gather(*(database.rows("SELECT $1::int", (n,)) for n in range(20)))
+    assert found == [[(n,)] for n in range(20)]
+
+
+async def test_a_wrong_statement_is_no_outage(database: Database) -> None:
+    with pytest.raises(DBAPIError) as wrong:
+        await database.rows("SELECT nothing FROM nowhere", ())
+    assert translate(wrong.value) is None
+    assert await database.rows("SELECT 1", ()) == [(1,)]
