@@ -108,13 +108,14 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
     wanted = access(request.match_info.handler)
     if request.match_info.http_exception is not None or wanted.blind:
         return await handler(request)
+    principal = None
     try:
         if not wanted.anonymous or "Authorization" in request.headers:
-            request[PRINCIPAL] = await _principal(request)
+            principal = request[PRINCIPAL] = await _principal(request)
     finally:  # who fails to authenticate counts, too
-        passed = await _count(request)
-    if PRINCIPAL in request:
-        await _authorise(request[PRINCIPAL], wanted, request.app[GATEWAY].authenticator)
+        passed = await _count(request, principal)
+    if principal is not None:
+        await _authorise(principal, wanted, request.app[GATEWAY].authenticator)
     response = await handler(request)
     if response.status == HTTPStatus.NOT_MODIFIED:
         await passed.void()
@@ -130,9 +131,9 @@ async def _principal(request: web.Request) -> Principal:
         raise _unfit() from None
 
 
-async def _count(request: web.Request) -> Pass:
+async def _count(request: web.Request, principal: Principal | None) -> Pass:
     """Raises `ApiError` 429."""
-    gateway, principal = request.app[GATEWAY], request.get(PRINCIPAL)
+    gateway = request.app[GATEWAY]
     which = Limit.SYSTEM if _route(request).startswith(f"{BASE_PATH}/system/") else Limit.GENERAL
     if principal is not None:
         return await gateway.limiter.admit(which, principal.user_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from hashlib import sha256
 
-from cachetools import LRUCache
+from cachetools import FIFOCache
 
 from gateway.auth.base import Authenticator, Principal
 
@@ -19,7 +19,7 @@ class Tokens:
 
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
-        self._known: LRUCache[bytes, tuple[Principal, float]] = LRUCache(TOKENS)
+        self._known: FIFOCache[bytes, tuple[Principal, float]] = FIFOCache(TOKENS)
 
     async def principal(self, token: str) -> Principal:
         """As `Authenticator.authenticate`, mostly without asking it."""

@@ -17,6 +17,8 @@ from gateway.outage import SILENCE_S, Outage
 from gateway.together import Together
 
 WINDOW_MS = int(WINDOW.total_seconds() * 1000)
+LIMIT_S = 2 * SILENCE_S
+"""How long Redis may take: a new connection asks several times."""
 KEPT = 100_000
 """Subjects counted in memory; the one longest silent goes first."""
 
@@ -94,9 +96,8 @@ class RedisCounter:
     """
 
     def __init__(self, url: str) -> None:
-        self._redis = Redis.from_url(
-            url, single_connection_client=True, socket_timeout=SILENCE_S, socket_connect_timeout=SILENCE_S
-        )
+        # One connection, as calls go together; redis-py's own time limit makes a task of each send.
+        self._redis = Redis.from_url(url, single_connection_client=True, socket_timeout=None)
         self._script = self._redis.register_script(TAKE)
         self._take = Together(self._take_all)
         self._memory = MemoryCounter()
@@ -118,7 +119,7 @@ class RedisCounter:
         keys = [_key(subject) for subject, _, _ in asked]
         arguments = [part for _, quota, mark in asked for part in (quota, mark)]
         try:
-            async with asyncio.timeout(2 * SILENCE_S):  # a new connection asks several times
+            async with asyncio.timeout(LIMIT_S):
                 found = await self._script(keys=keys, args=[WINDOW_MS, *arguments])
         except (RedisError, OSError) as error:
             self._outage.begin(error)
@@ -130,7 +131,8 @@ class RedisCounter:
         await self._memory.give_back(subject, mark)
         if self._outage.over:
             try:
-                await self._redis.zrem(_key(subject), mark)
+                async with asyncio.timeout(LIMIT_S):
+                    await self._redis.zrem(_key(subject), mark)
             except (RedisError, OSError) as error:
                 self._outage.begin(error)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 from ipaddress import ip_address, ip_network
@@ -21,6 +22,8 @@ from pipeline.vocabulary import now
 GRANTS_KEPT_S = 5.0
 """A user's own limits for requests hold so long after they were changed at the latest; for jobs and uploads at once."""
 GRANTS_KEPT = 10_000
+Grants = Mapping[str, int]
+NEVER: tuple[float, Grants] = float("-inf"), {}
 
 told: ContextVar[list[Standing] | None] = ContextVar("told", default=None)
 """Where the request stands with each limit it was counted for; set by the middleware, read for the headers."""
@@ -43,11 +46,14 @@ class Limiter:
     def __init__(self, settings: LimitSettings, database: Database, counter: Counter) -> None:
         self._database, self._counter = database, counter
         self._default: dict[Limit, int] = {limit: getattr(settings, limit) for limit in Limit}
-        self._grants: OrderedDict[str, tuple[float, dict[str, int]]] = OrderedDict()
+        self._grants: OrderedDict[str, tuple[float, Grants]] = OrderedDict()
 
     async def admit(self, limit: Limit, user_id: str) -> Pass:
         """Count a request of a user. Raises `ApiError` 429."""
-        return await self._admit(limit, f"{limit.value}:user:{user_id}", await self._quota(limit, user_id))
+        read_at, grants = self._grants.get(user_id, NEVER)
+        if time.monotonic() - read_at > GRANTS_KEPT_S:
+            grants = await self._read_grants(user_id, grants)
+        return await self._admit(limit, f"{limit.value}:user:{user_id}", grants.get(limit, self._default[limit]))
 
     async def admit_stranger(self, limit: Limit, address: str) -> Pass:
         """Count a request of who knows whom, by the address it came from. Raises `ApiError` 429."""
@@ -88,20 +94,18 @@ class Limiter:
         """Release the counter's connections."""
         await self._counter.close()
 
-    async def _quota(self, limit: Limit, user_id: str) -> int:
-        """While the database is away, what was known last holds, or the deployment's limit."""
-        read_at, grants = self._grants.get(user_id, (float("-inf"), {}))
-        if time.monotonic() - read_at > GRANTS_KEPT_S:
-            try:
-                async with self._database.read() as connection:
-                    grants = await allowances.granted(connection, user_id)
-            except (SQLAlchemyError, OSError):
-                pass
-            self._grants[user_id] = time.monotonic(), grants
-            self._grants.move_to_end(user_id)
-            if len(self._grants) > GRANTS_KEPT:
-                self._grants.popitem(last=False)
-        return grants.get(limit, self._default[limit])
+    async def _read_grants(self, user_id: str, known: Grants) -> Grants:
+        """While the database is away, what was known last holds, or the deployment's limits."""
+        try:
+            async with self._database.read() as connection:
+                known = await allowances.granted(connection, user_id)
+        except (SQLAlchemyError, OSError):
+            pass
+        self._grants[user_id] = time.monotonic(), known
+        self._grants.move_to_end(user_id)
+        if len(self._grants) > GRANTS_KEPT:
+            self._grants.popitem(last=False)
+        return known
 
     async def _standing(self, connection: AsyncConnection, limit: Limit, user_id: str, at: datetime) -> Standing:
         use = await allowances.used(connection, user_id, limit, at - WINDOW)

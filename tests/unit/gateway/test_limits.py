@@ -166,7 +166,7 @@ async def test_counting_in_memory() -> None:
 
 
 async def test_a_redis_that_never_comes_to_an_end_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counters, "SILENCE_S", 0.05)
+    monkeypatch.setattr(counters, "LIMIT_S", 0.1)
     counter = counters.RedisCounter("redis://localhost")
     asked = []
 
