@@ -62,7 +62,15 @@ def between(before: Projection, after: Projection) -> Sequence[Message]:
     step = after.percent // STEP * STEP
     due = []
     if began:
-        due.append(_message(WebhookEvent.STARTED, STARTED_RANK, after.started_at or now(), Status.PROCESSING, after))
+        due.append(
+            _message(
+                WebhookEvent.STARTED,
+                STARTED_RANK,
+                after.started_at or after.completed_at or now(),
+                Status.PROCESSING,
+                after,
+            )
+        )
     if ended:
         verdict = WebhookEvent(f"job.{after.status}")
         due.append(_message(verdict, VERDICT_RANK, after.completed_at or now(), after.status, after))
@@ -72,8 +80,8 @@ def between(before: Projection, after: Projection) -> Sequence[Message]:
 
 
 def _under_way(state: Projection) -> bool:
-    """Whether a worker has the job; an event that overtook the first one says so, too."""
-    return state.started_at is not None or state.progress > 0
+    """Whether a worker has, or had, the job; what overtook the first event says so, too, be it the end."""
+    return state.started_at is not None or state.progress > 0 or state.status is Status.COMPLETED
 
 
 def body(settings: Settings, message: Message, job_id: str, job_type: str) -> str:
