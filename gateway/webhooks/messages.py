@@ -62,15 +62,8 @@ def between(before: Projection, after: Projection) -> Sequence[Message]:
     step = after.percent // STEP * STEP
     due = []
     if began:
-        due.append(
-            _message(
-                WebhookEvent.STARTED,
-                STARTED_RANK,
-                after.started_at or after.completed_at or now(),
-                Status.PROCESSING,
-                after,
-            )
-        )
+        at = after.started_at or after.completed_at or now()
+        due.append(_message(WebhookEvent.STARTED, STARTED_RANK, at, Status.PROCESSING, after))
     if ended:
         verdict = WebhookEvent(f"job.{after.status}")
         due.append(_message(verdict, VERDICT_RANK, after.completed_at or now(), after.status, after))

@@ -49,6 +49,11 @@ def test_messages_are_in_order_and_end_with_one_verdict(
     assert len({step // 10 for step in steps}) == len(steps)
 
 
+def test_a_completed_job_had_started_even_if_its_verdict_came_first() -> None:
+    ended = conclude(Projection(), Final(job_id=JOB, status=Status.COMPLETED, at=AT))
+    assert [message.event for message in between(Projection(), ended)] == [WebhookEvent.STARTED, WebhookEvent.COMPLETED]
+
+
 def test_a_job_that_never_ran_is_not_said_to_have_started() -> None:
     ended = conclude(Projection(), Final(job_id=JOB, status=Status.CANCELLED, at=now()))
     assert [message.event for message in between(Projection(), ended)] == [WebhookEvent.CANCELLED]
