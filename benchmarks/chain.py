@@ -47,6 +47,7 @@ from tests.small_stages import job, silent_functions
 
 MAX_LATENCY_RATIO, MIN_THROUGHPUT_RATIO = 2.0, 0.5
 CONCURRENCY = 8
+READY_S = 60
 BARE_EXCHANGE = "bare.events"
 PUTS: Mapping[Stage, int] = {
     Stage.RENDER: 3,
@@ -95,7 +96,10 @@ def bare_worker(settings: Settings, queue_class: QueueClass, ready: threading.Ev
         declare_bare(broker, store, lane.stage)
     worker = dramatiq.Worker(broker, queues={bare_queue(lane.stage) for lane in lanes}, worker_threads=lanes[0].threads)
     worker.start()
+    deadline = time.monotonic() + READY_S
     while not all(c.consumer is not None for c in worker.consumers.values()):
+        if time.monotonic() > deadline:
+            sys.exit("The bare worker does not become ready.")
         time.sleep(0.01)
     ready.set()
     stop.wait()
@@ -233,7 +237,7 @@ def workers(settings: Settings) -> Iterator[None]:
         process.start()
     try:
         for ready in readies:
-            ready.wait(60)
+            ready.wait(READY_S)
         wait_ready(settings)
         yield
     finally:
@@ -246,7 +250,7 @@ def workers(settings: Settings) -> Iterator[None]:
 def wait_ready(settings: Settings) -> None:
     """Wait until the product's worker consumes all its queues."""
     url = f"http://{settings.worker.metrics_host}:{settings.worker.metrics_port}/readyz"
-    for _ in range(600):
+    for _ in range(READY_S * 10):
         try:
             if urllib3.request("GET", url, retries=False).status == 200:
                 return

@@ -42,6 +42,8 @@ from stages.render import render
 from stages.thumbnails import thumbnails
 
 PROMPT = "A beautiful sunset over mountains"
+JOB_S = 1800
+"""A longer job than this hangs."""
 
 
 class Serial:
@@ -100,7 +102,10 @@ def bare(request: JobRequest, catalogue: Catalogue, settings: Settings, out: Pat
 def embedded(request: JobRequest, runtime: EmbeddedRuntime) -> None:
     """The job through the whole embedded pipeline."""
     runtime.submit(request)
+    deadline = time.monotonic() + JOB_S
     while (final := runtime.jobs.final(request.job_id)) is None:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"the job is not done after {JOB_S} s")
         time.sleep(0.02)
     if final.status is not Status.COMPLETED:
         raise SystemExit(f"the job {final.status}: {final.failure}")

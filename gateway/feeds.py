@@ -16,7 +16,8 @@ from gateway.sse import Frame
 POLL_S = 2.0
 """Between two looks at all watched jobs, for news that got lost."""
 KEPT = 200
-"""Frames kept per watched job, some 400 bytes each; a watcher that lags further behind reads from the database."""
+"""Frames kept per watched job, some 400 bytes each but for a few pictures; a watcher that lags further behind reads
+from the database."""
 READ_AT_ONCE = 500
 
 

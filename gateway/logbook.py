@@ -44,7 +44,20 @@ class LogLine(TypedDict):
     details: LogDetails
 
 
-class EventView(Figures):
+class Preview(TypedDict):
+    """A small picture of the clip that is being made: a JPEG as a `data:` URI, and its place in the clip in seconds."""
+
+    image: str
+    at: float
+
+
+class Shown(TypedDict, total=False):
+    """What events of the kind `preview` have."""
+
+    preview: Preview
+
+
+class EventView(Figures, Shown):
     """The data of a server-sent event: the job's state with it, and what the log says."""
 
     job_id: str
@@ -75,7 +88,7 @@ def event_view(entry: Entry) -> EventView:
         "timestamp": timestamp(event.at),
         "level": event.level,
         "message": message(event),
-        **_figures(event),
+        **(_shown(event) if event.kind is EventKind.PREVIEW else _figures(event)),
     }
 
 
@@ -100,3 +113,8 @@ def _percent(entry: Entry) -> int:
 def _figures(event: Event) -> Figures:
     """What was measured, under a name of its own, as workers call figures `step` and `steps`, too."""
     return {"figures": event.data} if event.data else {}
+
+
+def _shown(event: Event) -> Shown:
+    data = event.data
+    return {"preview": {"image": f"data:image/jpeg;base64,{data['jpeg']}", "at": data["at_s"]}}

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-Predict = Callable[[Tensor, Tensor, int], Tensor]
-"""(latents, timestep, step) → the guided prediction of the network, of the latents' shape."""
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""(latents, timestep) → the guided prediction of the network, of the latents' shape."""
 
 NOT_STATE = frozenset({"_internal_dict", "solver_p"})
 """Attributes of a scheduler that are its configuration."""
@@ -79,7 +79,7 @@ class DenoisingState:
 def denoise(state: DenoisingState, predict: Predict, on_step: OnStep) -> None:
     """Advance `state` to its last step in place."""
     for t in state.timesteps[state.step :]:
-        prediction = predict(state.latents, t, state.step)
+        prediction = predict(state.latents, t)
         state.latents = state.scheduler.step(prediction, t, state.latents, return_dict=False)[0]
         state.step += 1
         on_step(state)

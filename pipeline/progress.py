@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
 from collections import deque
@@ -26,6 +27,9 @@ CLOSING = {
     Status.FAILED: EventKind.FAILED,
     Status.CANCELLED: EventKind.CANCELLED,
 }
+
+PASSING = {EventKind.PROGRESS, EventKind.PREVIEW}
+"""A later one makes up for what was lost of these."""
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +84,7 @@ class Events:
                 published.result()
             except BrokerError as error:
                 log.warning("event not published", kind=str(event.kind), error=str(error))
-                if event.kind is not EventKind.PROGRESS:
+                if event.kind not in PASSING:
                     lost = error
         if lost is not None:
             raise lost
@@ -90,6 +94,10 @@ class Events:
         """The newest event is on the bus; so are those before it, or they are lost."""
         with self._lock:
             return not self._under_way or self._under_way[-1][1].done()
+
+    def preview(self, jpeg: bytes, at_s: float) -> None:
+        """See `Show`."""
+        self.emit(EventKind.PREVIEW, data={"jpeg": base64.b64encode(jpeg).decode(), "at_s": round(at_s, 3)})
 
     def finished(self) -> None:
         """Say that the stage is done."""

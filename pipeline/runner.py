@@ -359,8 +359,9 @@ class Runner:
             out = at / "out"
             out.mkdir()
             report = _measured(Progress(events), request.model, alive)
+            local = {name: path for name, path, _ in inputs}
             made = self._functions[message.stage](
-                Work(request, records, {name: path for name, path, _ in inputs}, out, report, token, hold, resume)
+                Work(request, records, local, out, report, token, hold, resume, events.preview)
             )
             outputs = self._store(made)
             token.check()

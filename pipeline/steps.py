@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
@@ -21,7 +21,7 @@ from models.loader import load
 from pipeline.errors import RecordsBroken
 from pipeline.safety import Safety, check_video, open_safety
 from pipeline.vocabulary import ArtifactRef, JobRequest, Stage, StageRecord
-from stages.contract import Artifact
+from stages.contract import Artifact, Show, unseen
 from stages.encode import EncodeSpec, encode, ladder
 from stages.metadata import Generation, metadata
 from stages.publish import Published, publish
@@ -97,6 +97,7 @@ class Work:
         out: an empty folder for outputs; it and the inputs are removed afterwards.
         checkpoints: of a render.
         resume: snapshot that a render goes on from; it starts over if the model refuses it.
+        show: gets pictures of the clip while it is made.
     """
 
     request: JobRequest
@@ -107,6 +108,7 @@ class Work:
     cancellation: Cancellation
     checkpoints: Checkpoints | None = None
     resume: bytes | None = None
+    show: Show = unseen
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,10 @@ def functions(settings: Settings, catalogue: Catalogue) -> Functions:
 
 
 def guarded(functions: Functions, safety: Safety | None) -> Functions:
-    """`functions` with the safety hook asked in the last stage that has the video at hand before it is published."""
+    """`functions` with the safety hook asked in the last stage that has the video at hand before it is published.
+
+    Nobody sees a frame before.
+    """
     if safety is None:
         return functions
 
@@ -180,7 +185,10 @@ def guarded(functions: Functions, safety: Safety | None) -> Functions:
         check_video(safety, work.request, work.inputs[_rung_files(work.request)[-1]])
         return functions[Stage.METADATA](work)
 
-    return {**functions, Stage.METADATA: checked}
+    def hidden(work: Work) -> Made:
+        return functions[Stage.RENDER](replace(work, show=unseen))
+
+    return {**functions, Stage.RENDER: hidden, Stage.METADATA: checked}
 
 
 def clip_spec(request: JobRequest, entry: ModelEntry) -> ClipSpec:
@@ -202,7 +210,7 @@ def _render(work: Work, settings: Settings, entry: ModelEntry) -> Made:
     model = load(entry, settings.models)
     spec = clip_spec(work.request, entry)
     resume = _restored(model, spec, work)
-    made = render(model, spec, work.out, work.report, work.cancellation, work.checkpoints, resume)
+    made = render(model, spec, work.out, work.report, work.cancellation, work.checkpoints, resume, work.show)
     facts = {
         "width": made.width,
         "height": made.height,

@@ -253,6 +253,8 @@ class EventKind(StrEnum):
 
     STARTED = "started"
     PROGRESS = "progress"
+    PREVIEW = "preview"
+    """A picture of the clip that is being made: `jpeg` (base64) and `at_s` in its data."""
     LOG = "log"
     FINISHED = "finished"
     """A stage is done (or was found done)."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.contract import Checkpoints, Chunk, ClipSpec, Snapshot, Understood, VideoModel
-from stages.contract import Artifact, Cancellation, NeverCancelled, Report, ignore
+from stages.contract import Artifact, Cancellation, NeverCancelled, Report, Show, ignore, unseen
 from stages.errors import FrameMismatch
 from stages.files import media, workspace
 from stages.mezzanine import MEDIA_TYPE, NAME, MezzanineWriter, mezzanine
+from stages.preview import Previews
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def render(
     cancellation: Cancellation = NeverCancelled(),
     checkpoints: Checkpoints | None = None,
     resume: Snapshot | None = None,
+    show: Show = unseen,
 ) -> Rendered:
     """Draw the clip into the folder `out` as "mezzanine.mov" (see `stages.mezzanine` for its format).
 
@@ -53,6 +55,7 @@ def render(
         report: gets what the model reports.
         checkpoints: get what the model offers.
         resume: where denoising goes on; everything is decoded and written anew.
+        show: gets a few frames, in another thread.
 
     Raises:
         ModelError: the model cannot draw it; see `models.errors`.
@@ -60,9 +63,10 @@ def render(
         DiskFull: no space is left in `out`.
         Interrupted: as `cancellation` or `checkpoints` asked; `out` has no new file then, as after any error.
     """
+    previews = Previews(spec.frames, model.entry.fps, show)
     with workspace(out) as work:
         with media(NAME), mezzanine(work / NAME, model.entry.fps, model.audio_sample_rate) as writer:
-            _write(model.generate(spec, report, cancellation, checkpoints, resume), writer, cancellation)
+            _write(model.generate(spec, report, cancellation, checkpoints, resume), writer, previews, cancellation)
         if writer.frames != spec.frames:
             raise FrameMismatch(f"The clip of {model.entry.name}", spec.frames, writer.frames)
     return Rendered(
@@ -76,14 +80,19 @@ def render(
     )
 
 
-def _write(chunks: Iterator[Chunk], writer: MezzanineWriter, cancellation: Cancellation) -> None:
-    """Write each chunk in a second thread while the model makes the next one in this thread."""
+def _write(chunks: Iterator[Chunk], writer: MezzanineWriter, previews: Previews, cancellation: Cancellation) -> None:
+    """Write and show each chunk in a second thread while the model makes the next one in this thread."""
+
+    def take(chunk: Chunk) -> None:
+        previews.look(chunk.frames)
+        writer.write(chunk)
+
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="mezzanine") as behind:
         written: Future[None] | None = None
         for chunk in chunks:
             if written:
                 written.result()
-            written = behind.submit(writer.write, chunk)
+            written = behind.submit(take, chunk)
             cancellation.check()
         if written:
             written.result()

@@ -46,8 +46,8 @@ async def append(connection: AsyncConnection, entries: Sequence[Entry]) -> None:
 async def page(
     connection: AsyncConnection, job_id: str, *, level: str | None, limit: int, offset: int
 ) -> tuple[list[Entry], int]:
-    """A part of a job's log in its order, and how many entries there are in all; of one level if it is given."""
-    chosen = events.c.job_id == job_id
+    """A part of a job's log in its order, and how many entries there are in all; of one level if given, no pictures."""
+    chosen = (events.c.job_id == job_id) & (events.c.kind != EventKind.PREVIEW)
     if level is not None:
         chosen &= events.c.level == level
     total = await connection.execute(select(func.count()).where(chosen))

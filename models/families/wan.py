@@ -179,7 +179,7 @@ class WanPredictor:
         self._prompt = conditions.prompt.to(self._dtype)
         self._negative = None if conditions.negative is None else conditions.negative.to(self._dtype)
 
-    def __call__(self, latents: Tensor, t: Tensor, step: int) -> Tensor:
+    def __call__(self, latents: Tensor, t: Tensor) -> Tensor:
         """See `models.denoise.Predict`; gives the velocity of `latents` only, not of the prefix."""
         clean = 0 if self._prefix is None else self._prefix.shape[2]
         stream = latents if self._prefix is None else torch.cat([self._prefix, latents], dim=2)

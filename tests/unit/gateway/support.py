@@ -22,6 +22,7 @@ from gateway.auth.local import LocalAuthenticator
 from gateway.context import GATEWAY, Gateway
 from pipeline.bus.base import EventPublisher
 from pipeline.jobs import Jobs
+from pipeline.progress import Events
 from pipeline.store.base import ObjectStore
 from pipeline.vocabulary import (
     ArtifactRef,
@@ -32,6 +33,7 @@ from pipeline.vocabulary import (
     Heartbeat,
     JobRequest,
     Stage,
+    StageMessage,
     Status,
     new_id,
     now,
@@ -76,6 +78,12 @@ class Worker:
     def render_half(self, job_id: str) -> None:
         self.tell(job_id, EventKind.STARTED, Stage.RENDER)
         self.tell(job_id, EventKind.PROGRESS, Stage.RENDER, 1, fraction=0.5, data={"step": 12, "steps": 24})
+
+    def show(self, job_id: str, jpeg: bytes, at_s: float) -> None:
+        message = StageMessage(job_id=job_id, stage=Stage.RENDER, trace_id="trace-1", sent_at=now())
+        events = Events(self.publisher, message)
+        events.preview(jpeg, at_s)
+        events.flush()
 
     def complete(self, job_id: str) -> None:
         """All stages, the published files, the verdict."""

@@ -16,7 +16,7 @@ UNIPC = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigm
 EULER = FlowMatchEulerDiscreteScheduler(shift=3.0)
 
 
-def predict(latents: Tensor, t: Tensor, step: int) -> Tensor:
+def predict(latents: Tensor, t: Tensor) -> Tensor:
     return torch.tanh(latents) * (1 + t / 1000)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import resource
 from fractions import Fraction
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from models.contract import Interrupted
 from stages.errors import DiskFull, FrameMismatch
@@ -84,6 +86,30 @@ def test_refuses_a_clip_with_too_few_frames(tmp_path: Path) -> None:
 
     assert (raised.value.expected, raised.value.actual) == (9, 8)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_shows_small_pictures_of_a_clip_while_it_is_drawn(tmp_path: Path) -> None:
+    shown: list[tuple[bytes, float, bool]] = []
+
+    def show(jpeg: bytes, at_s: float) -> None:
+        shown.append((jpeg, at_s, (tmp_path / "mezzanine.mov").exists()))
+
+    render(Painted(), spec(1280, 720, 33), tmp_path, show=show)
+
+    assert [(at_s, done) for _, at_s, done in shown] == [(0, False), (1, False), (2, False), (3, False)]
+    for jpeg, at_s, _ in shown:
+        with Image.open(io.BytesIO(jpeg)) as picture:
+            assert (picture.format, picture.size) == ("JPEG", (320, 180))
+            drawn = Image.fromarray(moving(at_s, 1280, 720)).resize((320, 180), Image.Resampling.BICUBIC)
+            assert np.abs(np.asarray(picture).astype(int) - np.asarray(drawn)).mean() < 3
+
+
+def test_shows_each_frame_of_a_very_short_clip_once(tmp_path: Path) -> None:
+    shown: list[float] = []
+
+    render(Painted(), spec(112, 63, 2), tmp_path, show=lambda jpeg, at_s: shown.append(at_s))
+
+    assert shown == [0, 1 / 8]
 
 
 class After:
