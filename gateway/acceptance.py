@@ -24,6 +24,9 @@ from pipeline.requests import resolve, signature
 from pipeline.safety import refusal
 from pipeline.vocabulary import ArtifactRef, Final, JobRequest, Status, now
 
+MAX_RECEIVERS = 10
+"""Of one job, as each request that joins it may name another."""
+
 
 class Accepted(TypedDict):
     """A job that was accepted, or that answers because it is identical."""
@@ -141,9 +144,19 @@ async def _require_allowed(gateway: Gateway, job: JobRequest) -> None:
 
 
 async def _subscribe(connection: AsyncConnection, asked: JobRequest, job_id: str) -> None:
-    """Tell the receiver that was named with `asked` of the job that answers it."""
-    if asked.webhook_url:
-        await webhooks.add_for_job(connection, asked.user_id, job_id, asked.webhook_url)
+    """Tell the receiver that was named with `asked` of the job that answers it; the job is new, or locked.
+
+    Raises:
+        ApiError: 400, the job has its `MAX_RECEIVERS`.
+    """
+    if asked.webhook_url is None:
+        return
+    present = await webhooks.receivers(connection, job_id)
+    if asked.webhook_url in present:
+        return
+    if len(present) >= MAX_RECEIVERS:
+        raise invalid({"webhook_url": [f"The identical job that is running has {MAX_RECEIVERS} receivers already"]})
+    await webhooks.add_for_job(connection, asked.user_id, job_id, asked.webhook_url)
 
 
 def _answer(

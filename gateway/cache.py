@@ -39,7 +39,7 @@ class Cache:
     def __init__(self, url: str) -> None:
         self.backend = "redis" if url else "memory"
         self.counts: Counter[str] = Counter()
-        self._outage = Outage("nothing is cached: Redis is away")
+        self._outage = Outage("nothing is cached", self.ping)
         self._cache = cashews.Cache()
         if url:
             limits: dict[str, Any] = {"max_connections": CONNECTIONS, "wait_for_connection_timeout": SILENCE_S}
@@ -55,7 +55,14 @@ class Cache:
 
     async def keep_files(self, user_id: str, job_id: str, files: Mapping[str, ArtifactRef]) -> None:
         """Keep them for an hour."""
-        await self._set(files_key(user_id, job_id), {name: ref.model_dump(mode="json") for name, ref in files.items()})
+        await self._set(files_key(user_id, job_id), _text(files))
+
+    async def add_files(self, user_id: str, job_id: str, files: Mapping[str, ArtifactRef]) -> bool:
+        """Keep them for an hour, unless they are kept; returns whether they were not. Raises as `invalidate` does."""
+        key = PREFIX + files_key(user_id, job_id)
+        added = await self._cache.set(key, _text(files), expire=KEPT_S, exist=False)
+        self.counts["sets"] += added
+        return added
 
     async def invalidate(self, pattern: str | None, user_id: str | None) -> int:
         """Remove a user's entries, or those whose key matches, or all; returns how many.
@@ -80,6 +87,7 @@ class Cache:
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._outage.close()
         await self._cache.close()
 
     async def _get(self, key: str) -> Any:  # noqa: ANN401 - any JSON
@@ -92,10 +100,10 @@ class Cache:
         self.counts["misses" if text is None else "hits"] += 1
         return None if text is None else json.loads(text)
 
-    async def _set(self, key: str, value: object) -> None:
+    async def _set(self, key: str, text: str) -> None:
         if self._outage.over:
             try:
-                await self._cache.set(PREFIX + key, json.dumps(value), expire=KEPT_S)
+                await self._cache.set(PREFIX + key, text, expire=KEPT_S)
                 self.counts["sets"] += 1
             except AWAY as error:
                 self._fail(error)
@@ -108,3 +116,7 @@ class Cache:
 def files_key(user_id: str, job_id: str) -> str:
     """Of a job's files."""
     return f"user:{user_id}:job:{job_id}:files"
+
+
+def _text(files: Mapping[str, ArtifactRef]) -> str:
+    return json.dumps({name: ref.model_dump(mode="json") for name, ref in files.items()})

@@ -49,6 +49,7 @@ class LocalAuthenticator:
 
     Args:
         key_file: PEM (PKCS 8) of an Ed25519 key, readable by its owner alone; made if there is none.
+        leeway_s: how far the clock of a machine that issues tokens may be off.
 
     Raises:
         ConfigError: the file cannot be read or written, or holds no Ed25519 key.
@@ -56,14 +57,15 @@ class LocalAuthenticator:
 
     name = "local"
 
-    def __init__(self, key_file: Path) -> None:
+    def __init__(self, key_file: Path, leeway_s: float = 0.0) -> None:
+        self._leeway_s = leeway_s
         self._key = _load_or_make(key_file)
         self._public = self._key.public_key()
 
     @classmethod
     def open(cls, settings: Settings) -> LocalAuthenticator:
         """With the key of a deployment: the file the settings name, else one in the data folder."""
-        return cls(settings.auth.key_file or settings.data_dir / KEY_FILE)
+        return cls(settings.auth.key_file or settings.data_dir / KEY_FILE, settings.auth.leeway_s)
 
     def issue(
         self,
@@ -94,6 +96,7 @@ class LocalAuthenticator:
                 algorithms=[ALGORITHM],
                 issuer=ISSUER,
                 audience=AUDIENCE,
+                leeway=self._leeway_s,
                 options={"require": CLAIMS},
             )
             return _principal(claims)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, Table, case, delete, func, insert, literal, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from yarl import URL
@@ -16,7 +16,7 @@ from gateway.database.pieces import one_of
 from gateway.database.tables import jobs, webhook_secrets, webhooks
 from gateway.pagination import Page
 from gateway.webhooks.messages import EVENTS
-from gateway.webhooks.signing import new_secret
+from gateway.webhooks.signing import BOTH_SIGN, new_secret
 from pipeline.vocabulary import new_id, now
 
 
@@ -41,17 +41,27 @@ class Webhook:
 
 @dataclass(frozen=True)
 class Listener:
-    """A webhook that wants to hear of a job."""
+    """A webhook that wants to hear of a job.
+
+    Attributes:
+        shared: the job has the files of an identical one, and was never started.
+    """
 
     webhook_id: str
     events: frozenset[str]
     job_id: str
     job_type: str
+    shared: bool
 
 
 async def add(connection: AsyncConnection, user_id: str, url: str, events: Sequence[str], secret: str) -> Webhook:
     """A new webhook for all jobs of a user."""
     return await _insert(connection, user_id=user_id, url=url, events=list(events), secret=secret)
+
+
+async def receivers(connection: AsyncConnection, job_id: str) -> list[str]:
+    """URLs of the webhooks that are told of that job alone."""
+    return list((await connection.execute(select(webhooks.c.url).where(webhooks.c.job_id == job_id))).scalars())
 
 
 async def add_for_job(connection: AsyncConnection, user_id: str, job_id: str, url: str) -> Webhook:
@@ -101,15 +111,10 @@ async def change(
 
 
 async def rotate(connection: AsyncConnection, webhook_id: str, user_id: str, secret: str) -> bool:
-    """Give a webhook a new secret; the present one, which may be the user's own, signs beside it for a day."""
+    """Give a webhook a new secret; see `_rotated`. The present one may be the user's own."""
     users = select(webhook_secrets.c.secret).where(webhook_secrets.c.user_id == user_id).scalar_subquery()
-    done = await connection.execute(
-        update(webhooks)
-        .where(_owned(webhook_id, user_id))
-        .values(
-            previous_secret=func.coalesce(webhooks.c.secret, users), secret=secret, rotated_at=now(), updated_at=now()
-        )
-    )
+    values = _rotated(webhooks, func.coalesce(webhooks.c.secret, users), secret) | {"updated_at": now()}
+    done = await connection.execute(update(webhooks).where(_owned(webhook_id, user_id)).values(values))
     return done.rowcount == 1
 
 
@@ -138,13 +143,25 @@ async def user_secret(connection: AsyncConnection, user_id: str) -> str:
 
 
 async def rotate_user_secret(connection: AsyncConnection, user_id: str, secret: str) -> None:
-    """Give a user a new secret; the present one signs beside it for a day."""
+    """Give a user a new secret; see `_rotated`."""
     await user_secret(connection, user_id)
-    await connection.execute(
-        update(webhook_secrets)
-        .where(webhook_secrets.c.user_id == user_id)
-        .values(previous_secret=webhook_secrets.c.secret, secret=secret, rotated_at=now())
-    )
+    values = _rotated(webhook_secrets, webhook_secrets.c.secret, secret)
+    await connection.execute(update(webhook_secrets).where(webhook_secrets.c.user_id == user_id).values(values))
+
+
+def _rotated(table: Table, present: ColumnElement[str], secret: str) -> dict[str, ColumnElement[Any] | str]:
+    """The present secret signs beside the new one for a day.
+
+    Within that day the next rotation replaces the new one alone: its answer may have been lost, so that receivers hold
+    the one before.
+    """
+    at = now()
+    both_sign = table.c.rotated_at > at - BOTH_SIGN
+    return {
+        "previous_secret": case((both_sign, table.c.previous_secret), else_=present),
+        "secret": secret,
+        "rotated_at": case((both_sign, table.c.rotated_at), else_=literal(at, table.c.rotated_at.type)),
+    }
 
 
 async def listening(connection: AsyncConnection, job_ids: Collection[str]) -> list[Listener]:
@@ -153,7 +170,7 @@ async def listening(connection: AsyncConnection, job_ids: Collection[str]) -> li
     One that is disabled meanwhile would leave messages on their way that nobody sends.
     """
     query = (
-        select(webhooks.c.id, webhooks.c.events, jobs.c.id.label("of"), jobs.c.type)
+        select(webhooks.c.id, webhooks.c.events, jobs.c.id.label("of"), jobs.c.type, jobs.c.reused_from)
         .join(jobs, jobs.c.user_id == webhooks.c.user_id)
         .where(
             one_of(jobs.c.id, job_ids),
@@ -164,7 +181,7 @@ async def listening(connection: AsyncConnection, job_ids: Collection[str]) -> li
         .with_for_update(read=True, of=webhooks)
     )
     rows = await connection.execute(query)
-    return [Listener(row.id, frozenset(row.events), row.of, row.type) for row in rows]
+    return [Listener(row.id, frozenset(row.events), row.of, row.type, row.reused_from is not None) for row in rows]
 
 
 def _owned(webhook_id: str, user_id: str) -> ColumnElement[bool]:

@@ -6,10 +6,12 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from contextlib import suppress
+from typing import Any, Protocol
 
 import uuid_utils
 from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
 from gateway.limits.policy import WINDOW
@@ -17,8 +19,8 @@ from gateway.outage import SILENCE_S, Outage
 from gateway.together import Together
 
 WINDOW_MS = int(WINDOW.total_seconds() * 1000)
-LIMIT_S = 2 * SILENCE_S
-"""How long Redis may take: a new connection asks several times."""
+CONNECT_S = 2 * SILENCE_S
+"""How long Redis may take over a new connection, which asks several times."""
 KEPT = 100_000
 """Subjects counted in memory; the one longest silent goes first."""
 
@@ -40,6 +42,10 @@ end
 return taken
 """
 """One script, so that no two gateways count at the same time; by Redis' clock, so that theirs need not agree."""
+
+GIVE_BACK = """
+for i, key in ipairs(KEYS) do redis.call('ZREM', key, ARGV[i]) end
+"""
 
 Request = tuple[str, int, str]
 """A subject, its quota, and the mark of one more."""
@@ -98,10 +104,12 @@ class RedisCounter:
     def __init__(self, url: str) -> None:
         # One connection, as calls go together; redis-py's own time limit makes a task of each send.
         self._redis = Redis.from_url(url, single_connection_client=True, socket_timeout=None)
-        self._script = self._redis.register_script(TAKE)
+        self._take_script = self._redis.register_script(TAKE)
+        self._give_back_script = self._redis.register_script(GIVE_BACK)
         self._take = Together(self._take_all)
+        self._give_back = Together(self._give_all_back)
         self._memory = MemoryCounter()
-        self._outage = Outage("rate limits are counted per gateway: Redis is away")
+        self._outage = Outage("rate limits are counted per gateway", self._ping)
 
     async def take(self, subject: str, quota: int, mark: str) -> Taken:
         """See `Counter.take`."""
@@ -112,33 +120,43 @@ class RedisCounter:
                 pass
         return await self._memory.take(subject, quota, mark)
 
-    async def _take_all(self, asked: Sequence[Request]) -> list[Taken]:
-        """Raises RedisError or OSError; who was waiting meanwhile does not wait for the same failure again."""
-        if not self._outage.over:
-            raise ConnectionError("Redis was away a moment ago.")
-        keys = [_key(subject) for subject, _, _ in asked]
-        arguments = [part for _, quota, mark in asked for part in (quota, mark)]
-        try:
-            async with asyncio.timeout(LIMIT_S):
-                found = await self._script(keys=keys, args=[WINDOW_MS, *arguments])
-        except (RedisError, OSError) as error:
-            self._outage.begin(error)
-            raise
-        return [(bool(allowed), int(left), int(reset_ms) / 1000) for allowed, left, reset_ms in found]
-
     async def give_back(self, subject: str, mark: str) -> None:
         """See `Counter.give_back`."""
         await self._memory.give_back(subject, mark)
         if self._outage.over:
-            try:
-                async with asyncio.timeout(LIMIT_S):
-                    await self._redis.zrem(_key(subject), mark)
-            except (RedisError, OSError) as error:
-                self._outage.begin(error)
+            with suppress(RedisError, OSError):  # noted, as above
+                await self._give_back((subject, mark))
 
     async def close(self) -> None:
         """See `Counter.close`."""
+        await self._outage.close()
         await self._redis.aclose()
+
+    async def _take_all(self, asked: Sequence[Request]) -> list[Taken]:
+        keys = [_key(subject) for subject, _, _ in asked]
+        arguments = [part for _, quota, mark in asked for part in (quota, mark)]
+        found = await self._run(self._take_script, keys, [WINDOW_MS, *arguments])
+        return [(bool(allowed), int(left), int(reset_ms) / 1000) for allowed, left, reset_ms in found]
+
+    async def _give_all_back(self, asked: Sequence[tuple[str, str]]) -> list[None]:
+        await self._run(self._give_back_script, [_key(subject) for subject, _ in asked], [mark for _, mark in asked])
+        return [None] * len(asked)
+
+    async def _run(self, script: AsyncScript, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:  # noqa: ANN401
+        """Raises RedisError or OSError; who was waiting meanwhile does not wait for the same failure again."""
+        if not self._outage.over:
+            raise ConnectionError("Redis was away a moment ago.")
+        connected = self._redis.connection is not None and self._redis.connection.is_connected
+        try:
+            async with asyncio.timeout(SILENCE_S if connected else CONNECT_S):
+                return await script(keys=keys, args=arguments)
+        except (RedisError, OSError) as error:
+            self._outage.begin(error)
+            raise
+
+    async def _ping(self) -> None:
+        async with asyncio.timeout(CONNECT_S):
+            await self._redis.ping()
 
 
 def open_counter(redis_url: str) -> Counter:

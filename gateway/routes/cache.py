@@ -17,7 +17,7 @@ from gateway.context import GATEWAY, Gateway
 from gateway.contract import operation
 from gateway.database import artifacts, figures
 from gateway.envelope import Success, success
-from gateway.errors import unavailable
+from gateway.errors import ApiError, unavailable
 from gateway.parameters import Parameters
 
 routes = web.RouteTableDef()
@@ -115,7 +115,7 @@ async def invalidate(request: web.Request, query: Chosen, form: Chosen) -> Succe
     try:
         removed = await request.app[GATEWAY].cache.invalidate(pattern, user_id)
     except AWAY:
-        raise unavailable("The cache cannot be reached. Try again in a few seconds.") from None
+        raise _unreachable() from None
     return success({"invalidated": removed, "pattern": pattern, "user_id": user_id}, "Cache invalidated")
 
 
@@ -135,9 +135,14 @@ async def _warm(gateway: Gateway) -> int:
             (user_id, job_id): await artifacts.of_job(connection, job_id)
             for user_id, job_id in await figures.completed(connection, WARMED)
         }
-    for (user_id, job_id), files in found.items():
-        await gateway.cache.keep_files(user_id, job_id, files)
-    return len(found)
+    try:
+        return sum([await gateway.cache.add_files(*job, files) for job, files in found.items()])
+    except AWAY:
+        raise _unreachable() from None
+
+
+def _unreachable() -> ApiError:
+    return unavailable("The cache cannot be reached. Try again in a few seconds.")
 
 
 async def _status(cache: Cache) -> CacheStatus:

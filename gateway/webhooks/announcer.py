@@ -11,6 +11,7 @@ from gateway.database import deliveries, webhooks
 from gateway.database.deliveries import Draft
 from gateway.projection import Projection
 from gateway.webhooks import messages
+from gateway.webhooks.messages import WebhookEvent
 
 Change = tuple[Projection, Projection]
 """A job's state before and after."""
@@ -38,6 +39,6 @@ class Announcer:
             )
             for listener in await webhooks.listening(connection, told)
             for message in told[listener.job_id]
-            if message.event in listener.events
+            if message.event in listener.events and not (listener.shared and message.event is WebhookEvent.STARTED)
         ]
         await deliveries.add(connection, drafts)

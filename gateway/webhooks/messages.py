@@ -13,7 +13,7 @@ from config.settings import Settings
 from gateway.envelope import timestamp
 from gateway.links import absolute
 from gateway.projection import Projection
-from pipeline.vocabulary import Status, new_id, now
+from pipeline.vocabulary import ACTIVITY, Stage, Status, new_id, now
 
 STEP = 10
 """Percents between two messages of progress."""
@@ -53,7 +53,8 @@ class Message:
 
 
 def between(before: Projection, after: Projection) -> Sequence[Message]:
-    """The messages due when a job went from one state to another: at most a start, and the newest of what followed.
+    """The messages due when a job that workers do went from one state to another: at most a start, and the newest of
+    what followed.
 
     A progress that something later has already overtaken is not told.
     """
@@ -63,7 +64,8 @@ def between(before: Projection, after: Projection) -> Sequence[Message]:
     due = []
     if began:
         at = after.started_at or after.completed_at or now()
-        due.append(_message(WebhookEvent.STARTED, STARTED_RANK, at, Status.PROCESSING, after))
+        stage = ACTIVITY[Stage.RENDER]
+        due.append(Message(WebhookEvent.STARTED, STARTED_RANK, at, Status.PROCESSING, stage, progress=0))
     if ended:
         verdict = WebhookEvent(f"job.{after.status}")
         due.append(_message(verdict, VERDICT_RANK, after.completed_at or now(), after.status, after))
@@ -109,8 +111,7 @@ def sample(settings: Settings, event: WebhookEvent) -> str:
 
 def _message(event: WebhookEvent, rank: int, at: datetime, status: Status, state: Projection) -> Message:
     failure = state.failure.model_dump(mode="json", exclude={"version"}) if state.failure else None
-    percents = 0 if event is WebhookEvent.STARTED else state.percent
-    return Message(event, rank, at, status, state.activity, percents, failure)
+    return Message(event, rank, at, status, state.activity, state.percent, failure)
 
 
 def _dump(payload: dict[str, Any]) -> str:

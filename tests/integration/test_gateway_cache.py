@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.auth.base import Role
 from tests.services import Redis
 from tests.unit.gateway.fixtures import OpenWorld, broker, bus, open_world, settings, store, world
-from tests.unit.gateway.support import World
+from tests.unit.gateway.support import API, World
+from tests.unit.gateway.test_api import error
 from tests.unit.gateway.test_system import (
     admin,
     test_nothing_cached_outlives_what_another_process_deleted,
@@ -53,5 +55,9 @@ async def test_without_redis_everything_is_read_anew(world: World, redis_server:
         away = await world.data("/system/cache")
         assert (away["status"], away["entries"]) == ("unavailable", None)
         assert (await world.data("/system/cache/metrics"))["errors"] >= 1
+        root = {"Authorization": f"Bearer {world.token('root', Role.ADMIN)}"}
+        for path in ("invalidate", "warm"):
+            response = await world.client.post(f"{API}/system/cache/{path}", headers=root)
+            assert "cache" in (await error(response, 503, "SERVICE_UNAVAILABLE"))["details"]
     finally:
         redis_server.start()

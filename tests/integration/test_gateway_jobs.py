@@ -6,6 +6,7 @@ import pytest
 
 from tests.unit.gateway.fixtures import broker, bus, open_world, settings, store, world
 from tests.unit.gateway.test_acceptance import (
+    test_a_receiver_hears_once_however_often_its_request_joins,
     test_a_request_sent_again_gets_the_first_answer,
     test_an_identical_request_joins_the_running_job,
     test_an_identical_request_shares_the_files_of_a_completed_job,
@@ -32,6 +33,7 @@ from tests.unit.gateway.test_jobs import (
     test_logs_are_cut_and_filtered,
     test_logs_tell_what_the_workers_did,
     test_simultaneous_cancellations_are_entered_once,
+    test_the_shown_time_of_a_jobs_creation_is_within_both_bounds,
 )
 from tests.unit.gateway.test_outlook import (
     test_a_waiting_job_knows_its_place,
@@ -47,6 +49,7 @@ __all__ = [
     "store",
     "test_a_cancellation_whose_gateway_died_is_finished",
     "test_a_job_that_ends_while_it_is_cancelled_keeps_its_verdict",
+    "test_a_receiver_hears_once_however_often_its_request_joins",
     "test_a_request_sent_again_gets_the_first_answer",
     "test_a_running_job_that_is_cancelled_is_decided_and_its_workers_hurried",
     "test_a_token_is_renewed_while_it_is_good_and_then_replaced",
@@ -67,6 +70,7 @@ __all__ = [
     "test_simultaneous_requests_with_one_key_make_one_job",
     "test_the_eta_comes_from_measured_stage_times",
     "test_the_python_example_of_job_management",
+    "test_the_shown_time_of_a_jobs_creation_is_within_both_bounds",
     "video",
     "world",
 ]

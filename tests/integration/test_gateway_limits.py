@@ -12,7 +12,7 @@ from config.settings import LimitSettings, Settings
 from gateway.limits.counters import RedisCounter, new_mark
 from tests.services import Redis
 from tests.unit.gateway.fixtures import OpenWorld, broker, bus, open_world, settings, store
-from tests.unit.gateway.support import API, World
+from tests.unit.gateway.support import API, World, until
 from tests.unit.gateway.test_limits import BODY
 
 __all__ = ["broker", "bus", "open_world", "settings", "store"]
@@ -66,6 +66,37 @@ async def test_a_redis_that_answers_late_still_counts(settings: Settings) -> Non
     allowed, _, _ = await counter.take("user", 1, new_mark())
     await counter.close()
     assert not allowed
+
+
+async def test_a_redis_that_comes_back_counts_for_all_again(settings: Settings, redis_server: Redis) -> None:
+    url = settings.redis.url.get_secret_value()
+    counter = RedisCounter(url)
+    await counter.take("user", 1, new_mark())
+    redis_server.stop()
+    try:
+        assert (await counter.take("user", 1, new_mark()))[0], "counted here alone"
+    finally:
+        redis_server.start()
+    async with redis.asyncio.Redis.from_url(url) as server:
+
+        async def counted_there() -> bool | None:
+            await counter.take(subject := new_mark(), 1, new_mark())
+            return await server.zcard(f"t2m:limit:{subject}") == 1 or None
+
+        await until(counted_there)
+    await counter.close()
+
+
+async def test_what_is_given_back_together_counts_no_longer(settings: Settings) -> None:
+    counter = RedisCounter(settings.redis.url.get_secret_value())
+    marks = {user: [new_mark() for _ in range(3)] for user in ("ada", "bob")}
+    for user, its in marks.items():
+        for mark in its:
+            await counter.take(user, 3, mark)
+    await asyncio.gather(*(counter.give_back(user, mark) for user, its in marks.items() for mark in its[1:]))
+    left = [(await counter.take(user, 3, new_mark()))[1] for user in marks]
+    await counter.close()
+    assert left == [1, 1]
 
 
 async def test_users_who_are_counted_together_keep_to_their_own_quotas(settings: Settings) -> None:

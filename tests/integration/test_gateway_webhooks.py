@@ -38,10 +38,12 @@ from tests.unit.gateway.test_webhook_delivery import (
 )
 from tests.unit.gateway.test_webhooks import (
     local_world,
+    test_a_rotation_whose_answer_was_lost_is_repeated,
     test_a_test_message_is_signed_logged_and_sent_again_on_demand,
     test_a_webhook_is_made_read_changed_and_deleted,
     test_another_users_webhook_looks_like_none,
     test_for_a_day_after_a_rotation_both_secrets_sign,
+    test_the_secret_of_single_jobs_is_rotated_alike,
     test_webhooks_are_listed_in_pages_newest_first,
 )
 
@@ -58,12 +60,14 @@ __all__ = [
     "test_a_hanging_receiver_delays_no_other",
     "test_a_job_is_told_from_start_to_end",
     "test_a_jobs_own_receiver_hears_of_that_job_only",
+    "test_a_rotation_whose_answer_was_lost_is_repeated",
     "test_a_test_message_is_signed_logged_and_sent_again_on_demand",
     "test_a_webhook_is_made_read_changed_and_deleted",
     "test_another_users_webhook_looks_like_none",
     "test_for_a_day_after_a_rotation_both_secrets_sign",
     "test_progress_never_holds_back_what_comes_later",
     "test_several_senders_share_the_work_and_keep_the_order",
+    "test_the_secret_of_single_jobs_is_rotated_alike",
     "test_webhooks_are_listed_in_pages_newest_first",
     "world",
 ]

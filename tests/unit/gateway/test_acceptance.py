@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from config.settings import Settings
 from gateway import housekeeping
+from gateway.acceptance import MAX_RECEIVERS
 from gateway.database import jobs as rows
 from gateway.database.tables import idempotency_keys, jobs
 from pipeline import keys
@@ -27,6 +28,7 @@ from tests.unit.gateway.test_api import error
 from tests.unit.gateway.test_jobs import delete, dispatched, post
 
 SUNSET = {"prompt": "A beautiful sunset over mountains"}
+HOOK = "https://93.184.216.34/hook"
 
 
 async def ask(world: World, body: Any = SUNSET, user: str = "ada", key: str | None = None) -> aiohttp.ClientResponse:
@@ -163,6 +165,34 @@ async def test_an_identical_request_joins_the_running_job(world: World) -> None:
         assert (await connection.execute(select(jobs.c.joined))).scalar_one() == 2
     page = await (await world.client.get("/metrics")).text()
     assert 't2m_jobs_reused_total{how="joined"} 2.0' in page
+
+
+async def receivers(world: World, job_id: str) -> list[str]:
+    """The newest first."""
+    return [webhook["url"] for webhook in (await world.data(f"/webhooks?job_id={job_id}"))["items"]]
+
+
+async def test_a_receiver_hears_once_however_often_its_request_joins(open_world: OpenWorld) -> None:
+    worlds = [await open_world(), await open_world()]
+    source = (await asked(worlds[0], seed=5))["job_id"]
+    body = {"seed": 5, "reuse": True, "webhook_url": HOOK}
+    answers = await asyncio.gather(*(asked(worlds[n % 2], **body) for n in range(8)))
+    assert {answer["job_id"] for answer in answers} == {source}
+    await asked(worlds[0], **body | {"webhook_url": f"{HOOK}/other"})
+    assert await receivers(worlds[0], source) == [f"{HOOK}/other", HOOK]
+
+
+async def test_a_job_has_so_many_receivers_and_no_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.acceptance.MAX_RECEIVERS", 2)
+    assert MAX_RECEIVERS == 10
+    bodies = [{"seed": 5, "reuse": True, "webhook_url": f"{HOOK}/{n}"} for n in range(3)]
+    (source, joined) = [(await asked(world, **body))["job_id"] for body in bodies[:2]]
+    told = await error(await ask(world, SUNSET | bodies[2], key="k-1"), 400, "VALIDATION_ERROR")
+    assert told["details"] == {"webhook_url": ["The identical job that is running has 2 receivers already"]}
+    assert (await asked(world, **bodies[1]))["job_id"] == joined == source
+    assert await receivers(world, source) == [f"{HOOK}/1", f"{HOOK}/0"]
+    async with world.gateway.database.read() as connection:
+        assert (await connection.execute(select(jobs.c.joined))).scalar_one() == 2, "who was refused has not joined"
 
 
 async def test_what_differs_is_not_reused(world: World) -> None:

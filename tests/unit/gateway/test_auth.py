@@ -9,6 +9,7 @@ import json
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from config.errors import ConfigError
+from config.settings import Settings
 from gateway.auth.base import Principal, Role, TokenExpiredError, TokenInvalidError
 from gateway.auth.local import LocalAuthenticator
 from pipeline.vocabulary import now
@@ -65,6 +67,23 @@ def test_a_broken_key_file_is_refused_by_name(tmp_path: Path, content: bytes) ->
 async def test_expired_is_told_apart(local: LocalAuthenticator) -> None:
     with pytest.raises(TokenExpiredError):
         await local.authenticate(local.issue("ada", expires=timedelta(seconds=-1)))
+
+
+async def test_clocks_may_differ_a_little(t2m_settings: Callable[..., Settings]) -> None:
+    """As those of a machine that issues tokens by `t2m token` and of one that checks them."""
+    local = LocalAuthenticator.open(t2m_settings(auth={"leeway_s": 5}))
+    at = now()
+    claims = {"iss": "t2m", "aud": "t2m", "sub": "ada", "role": "USER", "iat": at, "exp": at + timedelta(hours=1)}
+
+    def token(**changes: object) -> str:
+        return jwt.encode(claims | changes, local._key, algorithm="EdDSA")
+
+    await local.authenticate(token(iat=at + timedelta(seconds=3)))
+    await local.authenticate(token(exp=at - timedelta(seconds=2)))
+    with pytest.raises(TokenInvalidError):
+        await local.authenticate(token(iat=at + timedelta(seconds=20)))
+    with pytest.raises(TokenExpiredError):
+        await local.authenticate(token(exp=at - timedelta(seconds=20)))
 
 
 def part(content: dict[str, object]) -> str:

@@ -166,7 +166,7 @@ async def test_counting_in_memory() -> None:
 
 
 async def test_a_redis_that_never_comes_to_an_end_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counters, "LIMIT_S", 0.1)
+    monkeypatch.setattr(counters, "CONNECT_S", 0.1)
     counter = counters.RedisCounter("redis://localhost")
     asked = []
 
@@ -174,7 +174,7 @@ async def test_a_redis_that_never_comes_to_an_end_is_away(monkeypatch: pytest.Mo
         asked.append(1)
         await asyncio.sleep(60)
 
-    monkeypatch.setattr(counter, "_script", hang)
+    monkeypatch.setattr(counter, "_take_script", hang)
     for _ in range(2):
         taken = await asyncio.gather(*(counter.take("a", 5, new_mark()) for _ in range(3)))
     await counter.close()

@@ -140,7 +140,7 @@ async def test_the_cache_serves_and_forgets(world: World) -> None:
     assert (await admin(world, "/system/cache/invalidate", data={"pattern": "user:bob:*"}))["invalidated"] == 0
     assert (await admin(world, "/system/cache/invalidate", params={"user_id": "ada"}))["invalidated"] == 1
     assert (await world.data("/system/cache"))["entries"] == 0
-    assert (await admin(world, "/system/cache/warm"))["warmed"] == 1
+    assert [(await admin(world, "/system/cache/warm"))["warmed"] for _ in range(2)] == [1, 0], "what was not kept"
     assert (await world.data("/system/cache"))["entries"] == 1
     assert (await admin(world, "/system/cache/invalidate"))["invalidated"] == 1
 
@@ -207,14 +207,3 @@ async def test_pages_of_configured_origins_may_call(open_world: OpenWorld, setti
     assert {"RateLimit", "Content-Location", "Idempotent-Replayed"} <= exposed
     for method in ("OPTIONS", "POST"):
         assert "Access-Control-Allow-Origin" not in (await ask("https://evil.example.com", method)).headers
-
-
-async def test_long_answers_are_compressed(world: World) -> None:
-    for accepted, coding in (("gzip", "gzip"), ("identity", None)):
-        headers = {"Accept-Encoding": accepted}
-        async with world.client.get(f"{API}/system/metrics", headers=headers) as response:
-            assert response.headers.get("Content-Encoding") is None, "short"
-        async with world.client.get(f"{API}/models", headers=world.headers() | headers) as response:
-            assert response.headers.get("Content-Encoding") == coding
-            assert response.headers["Vary"] == "Accept-Encoding"
-            assert (await response.json())["success"] is True

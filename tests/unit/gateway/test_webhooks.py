@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientResponse
+from sqlalchemy import select
 
 from config.settings import Settings
+from gateway.database import webhooks
+from gateway.database.tables import webhook_secrets
 from gateway.routes.webhooks import MAX_WEBHOOKS
 from gateway.webhooks.messages import EVENTS
 from tests.unit.gateway.fixtures import OpenWorld
@@ -210,6 +213,43 @@ async def test_for_a_day_after_a_rotation_both_secrets_sign(
     assert len(rotating.headers["webhook-signature"].split()) == 2
     assert "x-t2m-signature-previous" not in later.headers
     assert len(later.headers["webhook-signature"].split()) == 1
+
+
+async def rotated(world: World, path: str) -> str:
+    return str((await (await send(world, "POST", f"{path}/rotate-secret")).json())["data"]["secret"])
+
+
+async def test_a_rotation_whose_answer_was_lost_is_repeated(
+    local_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The secret that receivers hold goes on signing, until a day after the first."""
+    world = local_world
+    async with running() as receiver:
+        path = f"/webhooks/{await listening(world, receiver)}"
+        _, second = await rotated(world, path), await rotated(world, path)
+        await ended(world, await queued(world, f"{path}/test"))
+        monkeypatch.setattr("gateway.database.webhooks.BOTH_SIGN", timedelta(0))
+        third = await rotated(world, path)
+        await ended(world, await queued(world, f"{path}/test"))
+    for received, new, old in zip(receiver.got, (second, third), (SECRET, second), strict=True):
+        assert verify_webhook(received.body, received.headers["x-t2m-signature"], new)
+        assert verify_webhook(received.body, received.headers["x-t2m-signature-previous"], old)
+
+
+async def test_the_secret_of_single_jobs_is_rotated_alike(world: World) -> None:
+    """A repeated rotation does not prolong the time of the secret before it."""
+    database, kept = world.gateway.database, select(webhook_secrets)
+    async with database.write() as connection:
+        held = await webhooks.user_secret(connection, "ada")
+    rows = []
+    for _ in range(2):
+        await send(world, "POST", "/webhooks/job-secret/rotate")
+        async with database.read() as connection:
+            rows.append((await connection.execute(kept)).one())
+    first, second = rows
+    assert (first.previous_secret, second.previous_secret) == (held, held)
+    assert first.secret != second.secret
+    assert first.rotated_at == second.rotated_at
 
 
 async def test_an_inactive_webhook_sends_nothing(local_world: World) -> None:
