@@ -14,7 +14,8 @@ from datetime import timedelta
 
 from gateway.database import jobs
 from gateway.database.engine import Database
-from gateway.errors import ApiError, Code
+from gateway.errors import ApiError, Code, not_found
+from gateway.negotiation import accepted
 from gateway.signing import Signer
 from pipeline.vocabulary import now
 
@@ -23,8 +24,6 @@ MASTER = "master.m3u8"
 MEDIA_TYPE = "application/vnd.apple.mpegurl"
 MEDIA_TYPES = (MEDIA_TYPE, "application/x-mpegurl", "audio/mpegurl")
 URI = re.compile(r'URI="([^"]*)"')
-RENEW_AFTER = 0.1
-"""Share of its time after which a token is renewed when the playlist is asked for; spares writes."""
 
 
 class StreamTokens:
@@ -42,20 +41,20 @@ class StreamTokens:
         async with self._database.write() as connection:
             stream = await jobs.stream(connection, job_id, to_change=True)
             at = now()
-            valid = stream is not None and stream.expires_at > at
-            nonce = stream.nonce if stream is not None and valid else secrets.token_urlsafe(12)
-            if stream is None or not valid or stream.expires_at - at < (1 - RENEW_AFTER) * self._lasting:
-                await jobs.open_stream(connection, job_id, nonce, at + self._lasting)
+            nonce = (stream and stream.valid_nonce(at)) or secrets.token_urlsafe(12)
+            await jobs.open_stream(connection, job_id, nonce, at + self._lasting)
         return f"{nonce}.{self._signer.sign(job_id, nonce)}"
 
     async def check(self, job_id: str, token: str) -> None:
-        """Raises `ApiError` 401: the token is not of this job, or its time is over."""
+        """Raises `ApiError`: 401, the token is not of this job, or its time is over; 404, the job was deleted."""
         nonce, _, signature = token.partition(".")
         if not self._signer.verify(signature, job_id, nonce):
             raise ApiError(Code.AUTH_INVALID, "Invalid stream token", "The URL was altered or is of another video")
         async with self._database.read() as connection:
             stream = await jobs.stream(connection, job_id)
-        if stream is None or stream.nonce != nonce or stream.expires_at <= now():
+        if stream is None:
+            raise not_found("Job", job_id)
+        if stream.valid_nonce(now()) != nonce:
             raise ApiError(Code.AUTH_EXPIRED, "Stream token expired", "Ask for the playlist again")
 
 
@@ -73,7 +72,8 @@ def master(playlist: str, folder: str, rung: str | None) -> str:
 
 def accepts_playlist(accept: str) -> bool:
     """Whether an Accept header names the type of a playlist."""
-    return any(part.partition(";")[0].strip().lower() in MEDIA_TYPES for part in accept.split(","))
+    named = accepted(accept)
+    return any(named.get(media_type) for media_type in MEDIA_TYPES)
 
 
 def _variants(lines: list[str], rung: str | None) -> Iterator[str]:

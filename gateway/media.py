@@ -29,6 +29,8 @@ CHUNK = 1 << 18
 STORE_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=30)
 """Bounds each wait for the store; a slow client may take as long as it likes."""
 
+CACHING = "private, no-cache"
+"""Kept by the client, which asks each time whether it still may."""
 POLICY = "default-src 'none'; sandbox"
 """Of a type that browsers might run: whatever it says, nothing of it is run, and nothing loaded for it."""
 RANGED: dict[str, Any] = {
@@ -68,14 +70,11 @@ class Media:
             ObjectMissing: the store has lost the blob.
         """
         etag = _etag(ref)
-        headers = {"ETag": etag, "Cache-Control": "private, no-cache", "Accept-Ranges": "bytes"}
+        headers = {"ETag": etag, "Cache-Control": CACHING, "Accept-Ranges": "bytes"}
         if ranges.matches(request.headers.get("If-None-Match"), etag):
             return web.Response(status=304, headers=headers)
         span = _span(request, etag, ref.size)
-        headers["Content-Disposition"] = disposition(filename, inline=inline)
-        headers["Content-Type"] = ref.media_type if charset is None else f"{ref.media_type}; charset={charset}"
-        if ref.media_type not in INLINE:
-            headers["Content-Security-Policy"] = POLICY
+        headers |= _described(ref, filename, inline=inline, charset=charset)
         if span is not None:
             headers["Content-Range"] = span.content_range
         response = web.StreamResponse(status=200 if span is None else 206, headers=headers)
@@ -84,6 +83,20 @@ class Media:
             await response.prepare(request)
             return response
         return await self._send(request, response, ref, span or Span(0, ref.size, ref.size))
+
+    async def text(self, request: web.Request, ref: ArtifactRef, filename: str) -> web.Response:
+        """Answer a GET or HEAD for a small text, whole, so that it may be compressed: 200 or 304.
+
+        Raises:
+            StoreError: the store cannot be reached.
+            ObjectMissing: the store has lost the blob.
+        """
+        etag = _etag(ref)
+        headers = {"ETag": f"W/{etag}", "Cache-Control": CACHING}  # weak: the same, compressed or not
+        if ranges.matches(request.headers.get("If-None-Match"), etag):
+            return web.Response(status=304, headers=headers | {"Vary": "Accept-Encoding"})
+        content, _ = await asyncio.to_thread(self._store.get, ref.key)
+        return web.Response(body=content, headers=headers | _described(ref, filename, inline=True))
 
     def begins(self, request: web.Request, ref: ArtifactRef) -> bool:
         """Whether `serve` would send the file's beginning: what comes after it is the same fetch going on.
@@ -142,6 +155,14 @@ def _sending(request: web.Request) -> Iterator[None]:
         log.info("transfer broken off", error=repr(error))
         if request.transport is not None:
             request.transport.abort()
+
+
+def _described(ref: ArtifactRef, filename: str, *, inline: bool, charset: str | None = None) -> dict[str, str]:
+    headers = {
+        "Content-Disposition": disposition(filename, inline=inline),
+        "Content-Type": ref.media_type if charset is None else f"{ref.media_type}; charset={charset}",
+    }
+    return headers if ref.media_type in INLINE else headers | {"Content-Security-Policy": POLICY}
 
 
 def _etag(ref: ArtifactRef) -> str:

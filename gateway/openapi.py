@@ -159,8 +159,13 @@ def _form(name: str) -> Json:
 
 
 def _query(said: Contract) -> list[Json]:
-    properties = said.query.model_json_schema(schema_generator=Untitled)["properties"] if said.query else {}
-    return [{"name": name, "in": "query", "schema": _without_null(schema)} for name, schema in properties.items()]
+    if said.query is None:
+        return []
+    told, fields = said.query.model_json_schema(schema_generator=Untitled), said.query.model_fields
+    return [
+        {"name": name, "in": "query", "required": fields[name].is_required(), "schema": _without_null(schema)}
+        for name, schema in told["properties"].items()
+    ]
 
 
 def _without_null(schema: Json) -> Json:

@@ -4,7 +4,7 @@
         level: Annotated[str, OneOf(LEVELS)] | None = None
         limit: Annotated[int, Field(ge=1, le=1000), WHOLE] = 100
 
-A parameter that is left out has its default; one the class does not know is ignored.
+A parameter that is left out has its default, or is wrong without one; one the class does not know is ignored.
 """
 
 from __future__ import annotations
@@ -116,6 +116,8 @@ def _sentence(name: str, kind: str, text: str, limits: Mapping[str, Any]) -> str
             return f"Invalid {words}. {text}"
         case "greater_than_equal" | "less_than_equal":
             text = f"must be {_range(limits['minimum'], limits['maximum'])}"
+        case "missing":
+            text = "is required"
         case "string_too_short":
             text = "must not be empty"
         case "string_too_long":

@@ -88,10 +88,14 @@ class Lost:
 
 @dataclass(frozen=True)
 class Stream:
-    """The name of the token that opens a job's playlists, and until when it is good."""
+    """The name of the token that opens a job's playlists, and until when it is good; None if none was made."""
 
-    nonce: str
-    expires_at: datetime
+    nonce: str | None
+    expires_at: datetime | None
+
+    def valid_nonce(self, at: datetime) -> str | None:
+        """The name of the token that is good at a time."""
+        return self.nonce if self.expires_at is not None and self.expires_at > at else None
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class Wanted:
     """Which jobs a user wants to see, and in which order.
 
     Attributes:
-        created_after, created_before: both inclusive.
+        created_after, created_before: both inclusive, to the millisecond as times are shown.
         sort: a key of `SORTS`; with "-" in front, the greatest first.
     """
 
@@ -115,7 +119,7 @@ class Wanted:
             jobs.c.status.__eq__: self.status,
             jobs.c.type.__eq__: self.type,
             jobs.c.created_at.__ge__: self.created_after,
-            jobs.c.created_at.__le__: self.created_before,
+            jobs.c.created_at.__le__: self.created_before and _last_shown_as(self.created_before),
         }
         return [condition(value) for condition, value in given.items() if value is not None]
 
@@ -123,6 +127,11 @@ class Wanted:
         """Of the ORDER BY clause; ids are sortable by time and break ties."""
         columns: list[ColumnElement[Any]] = [SORTS[self.sort.removeprefix("-")], jobs.c.id]
         return [column.desc() for column in columns] if self.sort.startswith("-") else columns
+
+
+def _last_shown_as(at: datetime) -> datetime:
+    """The last moment of a time's millisecond; see `gateway.envelope.timestamp`."""
+    return at.replace(microsecond=at.microsecond // 1000 * 1000 + 999)
 
 
 async def add(
@@ -217,10 +226,10 @@ async def expired(connection: AsyncConnection, at: datetime, limit: int | None =
 
 
 async def stream(connection: AsyncConnection, job_id: str, *, to_change: bool = False) -> Stream | None:
-    """The token that opens a job's playlists, if one was made; nobody else changes what is read `to_change`."""
+    """The token that opens a job's playlists, None if there is no job; nobody else changes what is read `to_change`."""
     query = select(jobs.c.stream_nonce, jobs.c.stream_expires_at).where(jobs.c.id == job_id)
     row = (await connection.execute(query.with_for_update() if to_change else query)).one_or_none()
-    return None if row is None or row.stream_nonce is None else Stream(row.stream_nonce, row.stream_expires_at)
+    return None if row is None else Stream(row.stream_nonce, row.stream_expires_at)
 
 
 async def open_stream(connection: AsyncConnection, job_id: str, nonce: str, expires_at: datetime) -> None:

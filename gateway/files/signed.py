@@ -31,8 +31,8 @@ class SignedUrls:
             ApiError: 401, it was altered or its time is over.
         """
         options = {name: query[name] for name in OPTIONS if name in query}
-        user_id, expires = query.get("user_id", ""), query.get("expires", "")
-        if not self._signer.verify(query.get("signature", ""), *_parts(file_id, user_id, expires, options)):
+        user_id, expires = query["user_id"], query["expires"]
+        if not self._signer.verify(query["signature"], *_parts(file_id, user_id, expires, options)):
             raise ApiError(Code.AUTH_INVALID, "Invalid signature", "The URL was altered or is of another file")
         if int(expires) <= time.time():  # its form is that of what was signed
             raise ApiError(Code.AUTH_EXPIRED, "Signed URL expired", "Ask for a new one")

@@ -250,6 +250,8 @@ async def stream(request: web.Request, query: EventsQuery) -> web.StreamResponse
         return web.Response(status=204)  # by which clients know that they need not come back
     response = web.StreamResponse(headers=STREAM_HEADERS)
     await response.prepare(request)
+    if request.method == "HEAD":
+        return response
     with suppress(OSError, TimeoutError):  # the client left; or its time is up, and it comes back with a valid token
         await response.write(sse.PREAMBLE)
         async with asyncio.timeout(STREAM_S):

@@ -130,6 +130,8 @@ async def hls_file(request: web.Request) -> web.StreamResponse:
         ref = (await artifacts.of_job(connection, job_id)).get(hls.FOLDER + name)
     if ref is None:
         raise not_found("File", name)
+    if ref.media_type == hls.MEDIA_TYPE:
+        return await gateway.media.text(request, ref, f"{job_id}-{name}")
     return await gateway.media.serve(request, ref, f"{job_id}-{name}", inline=True)
 
 

@@ -13,7 +13,7 @@ import pytest
 from imageio_ffmpeg import get_ffmpeg_exe
 from sqlalchemy import update
 
-from gateway import hls
+from gateway import compression, hls
 from gateway.auth.local import deployment_key
 from gateway.database.tables import jobs
 from gateway.signing import Signer
@@ -103,10 +103,37 @@ async def test_players_that_accept_playlists_get_one_and_others_the_file(world: 
     for accept in ("application/vnd.apple.mpegurl", "text/html, application/x-mpegURL;q=0.9"):
         text, _ = await playlist(world, video, "", Accept=accept)
         assert text.startswith("#EXTM3U")
-    for query, accept in (("", "*/*"), ("", "video/mp4"), ("?format=mp4", "application/vnd.apple.mpegurl")):
+    refused = "video/mp4, application/vnd.apple.mpegurl;q=0"
+    for query, accept in (("", "*/*"), ("", refused), ("?format=mp4", "application/vnd.apple.mpegurl")):
         response = await world.get(f"/videos/{video}/stream{query}", Accept=accept)
         assert response.content_type == "video/mp4"
         assert await response.read() == content(video, "1080p.mp4")
+
+
+async def test_playlists_are_compressed_and_media_is_not(
+    world: World, video: str, packaged: dict[str, tuple[Path, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compression, "LEAST", 1)
+    _, location = await playlist(world, video)
+    folder, stored = location.removesuffix("master.m3u8"), packaged["hls/720p.m3u8"][0].read_text()
+    for accepted, coding in (("gzip, deflate", "gzip"), ("identity", None)):
+        headers = {"Accept-Encoding": accepted, "Range": "bytes=0-9"}
+        for url in (location, f"{folder}720p.m3u8"):
+            response = await world.client.get(url, headers=headers)
+            assert (response.status, response.headers.get("Content-Encoding")) == (200, coding)
+            assert response.headers["Vary"] == "Accept-Encoding"
+        assert await response.text() == stored
+        media = await world.client.get(f"{folder}720p.mp4", headers=headers)
+        assert (media.status, media.headers.get("Content-Encoding"), media.headers.get("Vary")) == (206, None, None)
+
+
+async def test_a_player_that_has_a_playlist_is_told_so(world: World, video: str) -> None:
+    _, location = await playlist(world, video)
+    first = await world.client.head(location)
+    assert (first.status, await first.read()) == (200, b"")
+    etag = first.headers["ETag"]
+    again = await world.client.get(location, headers={"If-None-Match": etag})
+    assert (again.status, again.headers["ETag"], again.headers["Vary"]) == (304, etag, "Accept-Encoding")
 
 
 async def test_a_quality_leaves_one_variant(world: World, video: str) -> None:
@@ -141,6 +168,15 @@ async def expire(world: World, job_id: str, after: timedelta) -> None:
         await connection.execute(update(jobs).where(jobs.c.id == job_id).values(stream_expires_at=at))
 
 
+async def lasting(world: World, job_id: str) -> timedelta:
+    """How long its token is still good."""
+    async with world.gateway.database.read() as connection:
+        stream = await hls.jobs.stream(connection, job_id)
+    assert stream is not None
+    assert stream.expires_at is not None
+    return stream.expires_at - now()
+
+
 async def test_a_token_is_renewed_while_it_is_good_and_then_replaced(world: World, video: str) -> None:
     _, location = await playlist(world, video)
     await expire(world, video, timedelta(minutes=1))
@@ -154,14 +190,12 @@ async def test_a_token_is_renewed_while_it_is_good_and_then_replaced(world: Worl
     assert (await asyncio.to_thread(ffmpeg, "-i", str(world.client.make_url(location)))).returncode != 0
 
 
-async def test_a_token_lasts_a_day_and_is_not_written_each_time(world: World, video: str) -> None:
+async def test_a_token_lasts_a_day_from_the_last_time_it_was_asked_for(world: World, video: str) -> None:
     tokens = world.gateway.stream_tokens
-    first, second = await tokens.issue(video), await tokens.issue(video)
-    assert first == second
-    async with world.gateway.database.read() as connection:
-        stream = await hls.jobs.stream(connection, video)
-    assert stream is not None
-    assert timedelta(hours=23) < stream.expires_at - now() <= timedelta(hours=24)
+    first = await tokens.issue(video)
+    await expire(world, video, timedelta(hours=23))
+    assert await tokens.issue(video) == first
+    assert timedelta(hours=23.9) < await lasting(world, video) <= timedelta(hours=24)
 
 
 async def test_only_files_of_the_folder_are_opened(world: World, video: str) -> None:
@@ -169,8 +203,12 @@ async def test_only_files_of_the_folder_are_opened(world: World, video: str) -> 
     folder = location.removesuffix("master.m3u8")
     for name in ("../1080p.mp4", "..%2F1080p.mp4", "none.m3u8", "%00"):
         assert (await world.client.get(folder + name)).status in (401, 404)
+
+
+async def test_a_deleted_jobs_playlist_is_gone(world: World, video: str) -> None:
+    _, location = await playlist(world, video)
     await delete(world, video)
-    await error(await world.client.get(location), 401, "AUTH_EXPIRED")
+    await error(await world.client.get(location), 404, "RESOURCE_NOT_FOUND")
 
 
 async def test_there_is_no_playlist_before_the_end_or_for_others(world: World, video: str) -> None:

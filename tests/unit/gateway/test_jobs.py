@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from sqlalchemy import select, update
 
 from gateway.database import jobs as queries
 from gateway.database.tables import jobs
+from gateway.envelope import timestamp
 from pipeline import keys
 from pipeline.errors import BrokerError
 from pipeline.jobs import Jobs
@@ -84,6 +85,19 @@ async def test_jobs_are_filtered_by_the_time_of_their_creation(world: World) -> 
     limit = (now() - timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
     for name, expected in (("created_after", new), ("created_before", old)):
         assert [job["id"] for job in (await world.data(f"/jobs?{name}={limit}"))["items"]] == [expected]
+
+
+async def test_the_shown_time_of_a_jobs_creation_is_within_both_bounds(world: World) -> None:
+    """It is shown to the millisecond and kept to the microsecond."""
+    await world.generate()
+    at = datetime(2024, 1, 15, 10, 30, 0, 123987, UTC)
+    async with world.gateway.database.write() as connection:
+        await connection.execute(update(jobs).values(created_at=at))
+    found = {}
+    for bound in (timestamp(at), "2024-01-15T10:30:00.122Z", "2024-01-15", "9999-12-31T23:59:59.999999Z"):
+        for name in ("created_after", "created_before"):
+            found[name, bound] = (await world.data(f"/jobs?{name}={bound}"))["pagination"]["total_items"]
+    assert list(found.values()) == [1, 1, 1, 0, 1, 0, 0, 1], found
 
 
 async def test_wrong_filters_are_named_together(world: World) -> None:

@@ -102,6 +102,12 @@ async def test_a_body_is_documented_with_the_limits_of_each_model(world: World, 
         assert ("model" in schema["required"]) == (entry.name != world.settings.models.default)
 
 
+async def test_parameters_without_a_default_are_required(document: dict[str, Any]) -> None:
+    told = document["paths"][f"{API}/files/secure/{{file_id}}"]["get"]["parameters"]
+    required = {one["name"] for one in told if one["in"] == "query" and one["required"]}
+    assert required == {"user_id", "expires", "signature"}
+
+
 async def test_an_answer_that_is_not_documented_is_noticed(document: dict[str, Any]) -> None:
     """The check that all other tests of the gateway rest on."""
     data = {"id": "job_1", "status": "cancelled", "stage": "cancelled", "progress": 0, "completed_at": None}

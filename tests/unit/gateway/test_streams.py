@@ -21,6 +21,7 @@ from pipeline.vocabulary import EventKind, Stage
 from tests.unit.gateway.fixtures import OpenWorld
 from tests.unit.gateway.support import API, PATIENCE_S, World, until
 from tests.unit.gateway.test_api import UNKNOWN, error
+from tests.unit.gateway.test_hostile_requests import connected
 from tests.unit.gateway.test_jobs import logged, post
 
 
@@ -65,6 +66,29 @@ async def streaming(world: World, job_id: str, **headers: str) -> AsyncIterator[
         yield Stream(response)
 
 
+async def test_pictures_come_with_the_events_and_stay_out_of_the_logs(world: World) -> None:
+    job_id = await world.generate()
+    async with streaming(world, job_id) as stream:
+        await world.work(world.worker.show, job_id, b"a JPEG", 1.25)
+        preview = await stream.event()
+    assert preview is not None
+    assert preview["event"] == "preview"
+    assert preview["data"] == {
+        "job_id": job_id,
+        "status": "processing",
+        "stage": "rendering",
+        "progress": 0,
+        "timestamp": preview["data"]["timestamp"],
+        "level": "INFO",
+        "message": "Rendering preview",
+        "preview": {"image": "data:image/jpeg;base64,YSBKUEVH", "at": 1.25},
+    }
+    await world.work(world.worker.render_half, job_id)
+    lines = await logged(world, job_id, 2)
+    assert [line["message"] for line in lines["logs"]] == ["Rendering started", "Rendering step 12/24"]
+    assert (lines["total_logs"], lines["has_more"]) == (2, False)
+
+
 async def test_events_come_as_they_happen_and_the_stream_ends_with_the_job(world: World) -> None:
     job_id = await world.generate()
     async with streaming(world, job_id) as stream:
@@ -101,6 +125,17 @@ async def test_a_stream_is_resumed_after_the_last_event_id(world: World) -> None
         assert await Stream(response).rest() == everything[4:]
     response = await world.get(f"/jobs/{job_id}/events", Last_Event_ID=str(len(everything)))
     assert response.status == 204, "a browser's EventSource stops only at this"
+
+
+async def test_head_has_no_events_and_leaves_the_connection_to_the_next_request(world: World) -> None:
+    for job_id in (await world.generate(), await world.completed()):
+        async with connected(world) as (reader, writer):
+            for method, path in (("HEAD", f"/jobs/{job_id}/events"), ("GET", f"/jobs/{job_id}/logs")):
+                head = f"{method} {API}{path} HTTP/1.1\r\nHost: t2m\r\nAuthorization: Bearer {world.token()}\r\n\r\n"
+                writer.write(head.encode())
+                answer = await reader.readuntil(b"\r\n\r\n")
+                assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+                assert (b"text/event-stream" in answer) == (method == "HEAD")
 
 
 async def test_cancelling_ends_the_stream(world: World) -> None:
