@@ -157,7 +157,15 @@ def _roles(gateway: Gateway, broker: dramatiq.Broker, subscribe: Callable[[], Ev
     if {"api", "webhooks"} & set(settings.gateway.roles):
         roles["news"] = gateway.news.listen
     if "projector" in settings.gateway.roles:
-        projector = Projector(database, gateway.store, subscribe, gateway.ledger, metrics, gateway.wake)
+        projector = Projector(
+            database,
+            gateway.store,
+            subscribe,
+            gateway.ledger,
+            metrics,
+            gateway.wake,
+            pictures=gateway.safety is None,  # which is asked once there is a video
+        )
         roles |= {"projector": projector.run, "repair": projector.repair}
         roles["archive"] = Archive(database, gateway.store).run
     if "dispatcher" in settings.gateway.roles:

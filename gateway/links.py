@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -26,7 +27,7 @@ def absolute(settings: Settings, path: str) -> str:
 
 def asked(request: web.BaseRequest, settings: Settings, path: str) -> str:
     """Where an endpoint is, for who must take the URL elsewhere: without a public URL, on the host that was asked."""
-    own = "" if settings.gateway.public_url else f"{_scheme(request, settings)}://{request.host}"
+    own = "" if settings.gateway.public_url else f"{_scheme(request, settings)}://{_host(request)}"
     return own + link(settings, path)
 
 
@@ -40,6 +41,11 @@ def client_address(request: web.BaseRequest, proxies: Sequence[IPv4Network | IPv
             break
         address = nearer
     return address
+
+
+def _host(request: web.BaseRequest) -> str:
+    """As a URL has it, whatever bytes the client sent."""
+    return quote(request.host, safe=":[]", errors="surrogateescape")
 
 
 def _scheme(request: web.BaseRequest, settings: Settings) -> str:

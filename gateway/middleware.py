@@ -86,15 +86,20 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         return await handler(request)
     except TokenInvalidError:  # the provider no longer knows the user
         return failure(_unfit())
-    except Exception as error:
-        known = translate(error)
-        if known is None:
-            log.error("unforeseen error", route=_route(request), exc_info=error)
-            details = f"The error was logged. Its request id is {request[REQUEST_ID]}."
-            known = ApiError(Code.SERVER_ERROR, "Internal server error", details)
-        elif known.status == HTTPStatus.SERVICE_UNAVAILABLE:
-            log.warning("unavailable", route=_route(request), error=repr(error))
-        return failure(known)
+    except Exception as error:  # noqa: BLE001 - it is logged there
+        return failure(explained(request, error))
+
+
+def explained(request: web.Request, error: Exception) -> ApiError:
+    """What the client is told of an error, and the log of one that is not the client's."""
+    known = translate(error)
+    if known is None:
+        log.error("unforeseen error", route=_route(request), exc_info=error)
+        details = f"The error was logged. Its request id is {request[REQUEST_ID]}."
+        return ApiError(Code.SERVER_ERROR, "Internal server error", details)
+    if known.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        log.warning("unavailable", route=_route(request), error=repr(error))
+    return known
 
 
 @web.middleware

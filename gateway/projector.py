@@ -13,8 +13,8 @@ from gateway.database import jobs
 from gateway.database.engine import Database, refuses
 from gateway.ledger import VERDICTS, Ledger
 from gateway.metrics import Metrics
+from gateway.verdicts import readable
 from pipeline.bus.base import Ack, EventSubscriber, Item
-from pipeline.errors import RecordUnreadable
 from pipeline.jobs import Jobs
 from pipeline.vocabulary import Event, EventKind, Final, Heartbeat, now
 
@@ -37,6 +37,7 @@ class Projector:
     Args:
         subscribe: opens the durable subscription; opened anew after a failure, so that unacknowledged events return.
         wake: tells the dispatcher that places became free.
+        pictures: whether clients may see frames before the video is done.
     """
 
     def __init__(
@@ -47,9 +48,12 @@ class Projector:
         ledger: Ledger,
         metrics: Metrics,
         wake: asyncio.Event,
+        *,
+        pictures: bool = True,
     ) -> None:
         self._database, self._store, self._subscribe = database, store, subscribe
         self._ledger, self._metrics, self._wake = ledger, metrics, wake
+        self._hidden = set() if pictures else {EventKind.PREVIEW}
 
     async def run(self) -> None:
         """Project until cancelled."""
@@ -76,7 +80,9 @@ class Projector:
             half_cancelled = await jobs.half_cancelled(connection, since, REPAIR_LIMIT)
         finals = await self._finals(silent)
         for job_id, user_id in half_cancelled:
-            finals[job_id] = await asyncio.to_thread(self._store.cancel, job_id, user_id)
+            final = await asyncio.to_thread(readable, self._store.cancel, job_id, user_id)
+            if final is not None:
+                finals[job_id] = final
         async with self._database.write() as connection:
             await jobs.touch(connection, silent)
         await self._ledger.enter([], finals)
@@ -98,7 +104,7 @@ class Projector:
                 await self.project([item])
 
     async def _store_all(self, items: Sequence[Item]) -> None:
-        told = [item for item in items if isinstance(item, Event)]
+        told = [item for item in items if isinstance(item, Event) and item.kind not in self._hidden]
         beats = {item.worker_id: item for item in items if isinstance(item, Heartbeat)}
         finals = await self._finals({event.job_id for event in told if event.kind in VERDICTS.values()})
         await self._ledger.enter(told, finals, [beats[worker_id] for worker_id in sorted(beats)])
@@ -109,15 +115,8 @@ class Projector:
 
     async def _finals(self, job_ids: Iterable[str]) -> dict[str, Final]:
         """The verdicts in the store, which alone count."""
-        found = [await self._final(job_id) for job_id in sorted(job_ids)]
+        found = [await asyncio.to_thread(readable, self._store.final, job_id) for job_id in sorted(job_ids)]
         return {final.job_id: final for final in found if final is not None}
-
-    async def _final(self, job_id: str) -> Final | None:
-        try:
-            return await asyncio.to_thread(self._store.final, job_id)
-        except RecordUnreadable as error:  # of a newer release: the others must go on
-            log.error("verdict unreadable", job_id=job_id, error=str(error))
-            return None
 
 
 async def _batches(source: AsyncIterator[tuple[Item, Ack]]) -> AsyncIterator[list[tuple[Item, Ack]]]:

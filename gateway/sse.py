@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from gateway.database.events import Entry
 from gateway.logbook import VERDICTS, event_view
+from pipeline.vocabulary import EventKind
 
 HEARTBEAT = b": heartbeat\n\n"
 RETRY_MS = 3000
@@ -21,18 +22,21 @@ class Frame:
 
     Attributes:
         last: nothing follows that a watcher waits for.
+        picture: only for who may read files.
     """
 
     seq: int
     data: bytes
     last: bool
+    picture: bool = False
 
 
 def frame(entry: Entry) -> Frame:
     """The event named by its kind, with its number as the id; JSON holds no line break that would need care."""
     text = json.dumps(event_view(entry), ensure_ascii=False)
     kind = entry.event.kind
-    return Frame(entry.seq, f"id: {entry.seq}\nevent: {kind}\ndata: {text}\n\n".encode(), kind in VERDICTS)
+    data = f"id: {entry.seq}\nevent: {kind}\ndata: {text}\n\n".encode()
+    return Frame(entry.seq, data, last=kind in VERDICTS, picture=kind is EventKind.PREVIEW)
 
 
 def up_to_the_end(frames: Sequence[Frame]) -> Sequence[Frame]:

@@ -18,6 +18,8 @@ MAX_BODY = 1 << 20
 """Bytes of a JSON body; the longest valid one has a few kilobytes."""
 BODY_S = 20.0
 """How long a body of that size may take to arrive."""
+MAX_DEPTH = 32
+"""Of a JSON body: values in values. Writers of JSON give up at a few hundred, wherever it is to be written later."""
 
 T = TypeVar("T")
 
@@ -50,31 +52,47 @@ async def form(request: web.Request) -> Mapping[str, object]:
     """The fields of a form; a request without a body has none.
 
     Raises:
-        ApiError: 415 for another content type, 408 for a slow body.
+        ApiError: 415 for another content type, 408 for a slow body, 400 for what is not in its charset.
         web.HTTPRequestEntityTooLarge: it is longer than `MAX_BODY`.
     """
     if not request.can_read_body:
         return {}
     require_type(request, FORM)
-    return await arrived(request, request.post)
+    try:
+        return await arrived(request, request.post)
+    except (UnicodeError, LookupError):  # the charset is the client's choice
+        raise invalid({"body": ["Must be in UTF-8, or in the charset it names"]}) from None
 
 
 async def json_object(request: web.Request) -> dict[str, Any]:
     """The body as a JSON object.
 
     Raises:
-        ApiError: 415 for another content type, 408 for a slow body, 400 for what is no JSON object in UTF-8.
+        ApiError: 415 for another content type, 408 for a slow body, 400 for what is no JSON object in UTF-8 or nested
+            more than `MAX_DEPTH` deep.
         web.HTTPRequestEntityTooLarge: it is longer than `MAX_BODY`.
     """
     require_type(request, JSON)
     raw = await arrived(request, request.read)
     try:
         body = json.loads(raw)
-    except (ValueError, RecursionError):
+    except ValueError:
         raise invalid({"body": ["Must be valid JSON in UTF-8"]}) from None
+    except RecursionError:
+        raise _too_deep() from None
     if not isinstance(body, dict):
         raise invalid({"body": ["Must be a JSON object"]})
+    layer: list[Any] = [body]
+    for _ in range(MAX_DEPTH):
+        inner = (one.values() if isinstance(one, dict) else one for one in layer)
+        layer = [value for values in inner for value in values if isinstance(value, dict | list)]
+    if layer:
+        raise _too_deep()
     return body
+
+
+def _too_deep() -> ApiError:
+    return invalid({"body": [f"Must be nested at most {MAX_DEPTH} deep"]})
 
 
 Body = TypeVar("Body", bound=BaseModel)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
@@ -174,10 +174,7 @@ def functions(settings: Settings, catalogue: Catalogue) -> Functions:
 
 
 def guarded(functions: Functions, safety: Safety | None) -> Functions:
-    """`functions` with the safety hook asked in the last stage that has the video at hand before it is published.
-
-    Nobody sees a frame before.
-    """
+    """`functions` with the safety hook asked in the last stage that has the video at hand before it is published."""
     if safety is None:
         return functions
 
@@ -185,10 +182,7 @@ def guarded(functions: Functions, safety: Safety | None) -> Functions:
         check_video(safety, work.request, work.inputs[_rung_files(work.request)[-1]])
         return functions[Stage.METADATA](work)
 
-    def hidden(work: Work) -> Made:
-        return functions[Stage.RENDER](replace(work, show=unseen))
-
-    return {**functions, Stage.RENDER: hidden, Stage.METADATA: checked}
+    return {**functions, Stage.METADATA: checked}
 
 
 def clip_spec(request: JobRequest, entry: ModelEntry) -> ClipSpec:

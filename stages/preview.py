@@ -13,10 +13,11 @@ from stages.contract import Show
 PER_CLIP = 4
 """The first frame of each quarter: enough to see what becomes of a clip and how it moves."""
 
-LONG_SIDE = 320
-"""Pixels; some 10 kB as JPEG, so that a picture can travel with the events."""
+LONG_SIDE = 256
+"""Pixels."""
 
-JPEG_QUALITY = 70
+JPEG_QUALITY = 60
+"""Measured: pictures with the spectrum of natural ones (1/f) have 9 kB then, few enough to travel with the events."""
 
 
 class Previews:

@@ -6,13 +6,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, and_, func, insert, or_, select
+from sqlalchemy import Row, and_, delete, func, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.database.pieces import one_of
 from gateway.database.tables import events
 from pipeline.vocabulary import Event, EventKind
 
+KNOWN = tuple(EventKind)
+"""What a newer release says beside it, whose gateways share the database while they replace ours, is not for us."""
+READABLE = tuple(kind for kind in EventKind if kind is not EventKind.PREVIEW)
 ASKED_TOGETHER = 200
 """Jobs in one statement, whose conditions are an OR each: SQLite takes no more than a thousand."""
 
@@ -47,7 +50,7 @@ async def page(
     connection: AsyncConnection, job_id: str, *, level: str | None, limit: int, offset: int
 ) -> tuple[list[Entry], int]:
     """A part of a job's log in its order, and how many entries there are in all; of one level if given, no pictures."""
-    chosen = (events.c.job_id == job_id) & (events.c.kind != EventKind.PREVIEW)
+    chosen = (events.c.job_id == job_id) & events.c.kind.in_(READABLE)
     if level is not None:
         chosen &= events.c.level == level
     total = await connection.execute(select(func.count()).where(chosen))
@@ -56,8 +59,9 @@ async def page(
 
 
 async def all_of(connection: AsyncConnection, job_id: str) -> list[Entry]:
-    """A job's whole log, in its order."""
-    rows = await connection.execute(select(events).where(events.c.job_id == job_id).order_by(events.c.seq))
+    """A job's whole log, in its order; without pictures."""
+    chosen = (events.c.job_id == job_id) & events.c.kind.in_(READABLE)
+    rows = await connection.execute(select(events).where(chosen).order_by(events.c.seq))
     return [_entry(row) for row in rows]
 
 
@@ -69,14 +73,19 @@ async def newer(connection: AsyncConnection, known: Mapping[str, int], limit: in
     for start in range(0, len(asked), ASKED_TOGETHER):
         some = asked[start : start + ASKED_TOGETHER]
         beyond = or_(*(and_(events.c.job_id == job_id, events.c.seq > seq) for job_id, seq in some))
-        order = events.c.job_id, events.c.seq
-        rows = (await connection.execute(select(events).where(beyond).order_by(*order).limit(left))).all()
+        chosen = select(events).where(beyond, events.c.kind.in_(KNOWN))
+        rows = (await connection.execute(chosen.order_by(events.c.job_id, events.c.seq).limit(left))).all()
         for row in rows:
             found.setdefault(row.job_id, []).append(_entry(row))
         left -= len(rows)
         if not left:
             break
     return found
+
+
+async def drop_pictures(connection: AsyncConnection, job_ids: Collection[str]) -> None:
+    """Of jobs that have ended; their videos show more."""
+    await connection.execute(delete(events).where(one_of(events.c.job_id, job_ids), events.c.kind == EventKind.PREVIEW))
 
 
 async def verdict(connection: AsyncConnection, job_id: str) -> int | None:

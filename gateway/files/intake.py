@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -29,6 +30,8 @@ CHUNK_S = 20.0
 MAX_FIELD_BYTES = 16_384
 IDENTITY = {"7bit", "8bit", "binary"}
 """Encodings that change nothing (RFC 2045); old clients name one with each file."""
+NOT_UTF8 = re.compile("[\ud800-\udfff]")
+"""What bytes become in a header's text that are not UTF-8."""
 MAX_PARTS = 128
 MAX_ENVELOPE = 1 << 20
 """Bytes of everything but files in a request."""
@@ -115,25 +118,26 @@ async def _read(
     parcel = Parcel()
     try:
         reader = await request.multipart()
-        async for number, part in _parts(reader):
-            if number > MAX_PARTS or not isinstance(part, BodyPartReader) or part.name is None:
-                raise invalid({"body": [f"Must have at most {MAX_PARTS} parts, each with a name"]})
-            if part.name in file_names:
+        async for name, part in _parts(reader):
+            if name in file_names:
                 if len(parcel.files) == bounds.files:
-                    raise invalid({part.name: [f"At most {bounds.files} at once"]})
+                    raise invalid({name: [f"At most {bounds.files} at once"]})
                 incoming = await blocking(store.receive)
                 begun.append(incoming)
                 parcel.files.append(await _file(part, incoming, bounds, sum(one.size for one in parcel.files)))
-            elif part.name in parcel.fields:
-                raise invalid({part.name: ["Must be given once"]})
+            elif part.filename:
+                raise invalid({name: [f'Must not have a file name. Send files as "{file_names[0]}"']})
+            elif name in parcel.fields:
+                raise invalid({name: ["Must be given once"]})
             else:
-                parcel.fields[part.name] = await _field(part)
+                parcel.fields[name] = await _field(part)
     except TimeoutError:
         details = f"Send at least {CHUNK_BYTES} bytes in {CHUNK_S:.0f} seconds"
         raise ApiError(Code.VALIDATION_ERROR, "Request Timeout", details, status=408) from None
     except (
         ValueError,
         AssertionError,
+        RuntimeError,
         web.RequestPayloadError,
         HttpProcessingError,
     ) as error:  # aiohttp's own checks of the format
@@ -143,7 +147,8 @@ async def _read(
     return parcel
 
 
-async def _parts(reader: MultipartReader) -> AsyncIterator[tuple[int, object]]:
+async def _parts(reader: MultipartReader) -> AsyncIterator[tuple[str, BodyPartReader]]:
+    """The parts by their names. Raises `ApiError` 400 for one without, or too many."""
     number = 0
     while True:
         async with asyncio.timeout(CHUNK_S):
@@ -151,7 +156,11 @@ async def _parts(reader: MultipartReader) -> AsyncIterator[tuple[int, object]]:
         if part is None:
             return
         number += 1
-        yield number, part
+        if number > MAX_PARTS or not isinstance(part, BodyPartReader) or part.name is None:
+            raise invalid({"body": [f"Must have at most {MAX_PARTS} parts, each with a name"]})
+        if NOT_UTF8.search(part.name):
+            raise invalid({"body": ["The names of its parts must be UTF-8"]})
+        yield part.name, part
 
 
 async def _file(part: BodyPartReader, incoming: Incoming, bounds: Bounds, before: int) -> Arrived:

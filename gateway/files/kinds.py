@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import PurePath
 
@@ -105,12 +106,19 @@ TEXTS = {
     ".json": "application/json",
     ".xml": "application/xml",
     ".vtt": "text/vtt",
+    ".html": "text/html",
+    ".htm": "text/html",
 }
-"""What text is by its name alone; none of them is more dangerous than another."""
+"""What text is by its name alone; no name makes text something that is shown and run."""
 
 BINARY = bytes({*range(0x20), 0x7F} - {*b"\t\n\f\r\x1b"})
 """Bytes that no text has, by the rules browsers sniff with (WHATWG, MIME Sniffing)."""
-MARKUP = {b"<svg": "image/svg+xml", b"<html": "text/html", b"<!doctype html": "text/html", b"<script": "text/html"}
+MARKUP = re.compile(
+    rb"(?>\xef\xbb\xbf|\s+|<!--.*?-->|<\?.*?\?>|<!doctype(?!\s+html\b)[^>\[]*(?:\[.*?\]\s*)?>)*"
+    rb"<(?:(?P<svg>svg)|html|!doctype\s+html|script)\b",
+    re.DOTALL | re.IGNORECASE,
+)
+"""What begins with one of these, behind what may precede it; atomic, so that no comment is read past its end."""
 
 
 def detect(head: bytes, filename: str) -> str | None:
@@ -148,11 +156,9 @@ def _by_signature(head: bytes) -> str | None:
 
 
 def _text(head: bytes, suffix: str) -> str:
-    """Markup wins over the name: it is what browsers would run."""
-    begin = head.lower()
-    for mark, media_type in MARKUP.items():
-        if mark in begin:
-            return media_type
+    """What begins as markup is markup, whatever its name: browsers would run it. As plain text they run nothing."""
+    if (markup := MARKUP.match(head)) is not None:
+        return "image/svg+xml" if markup["svg"] else "text/html"
     return TEXTS.get(suffix, "text/plain")
 
 

@@ -26,7 +26,7 @@ def problem(name: str) -> str | None:
     if "/" in name or "\\" in name:
         return "Must not contain slashes or backslashes"
     if any(unicodedata.category(character) in REFUSED or character in BIDI for character in name):
-        return "Must not contain control characters"
+        return "Must be UTF-8 without control characters"
     if len(name.encode()) > MAX_NAME_BYTES:
         return f"Must be at most {MAX_NAME_BYTES} bytes of UTF-8"
     return None

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from datetime import timedelta
 from http import HTTPStatus
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeGuard, cast
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, create_model
@@ -31,6 +31,7 @@ from gateway.files.uploads import Form, UploadedFile, Wishes
 from gateway.idempotency import Answer, Attempt
 from gateway.limits.policy import WINDOW, Limit
 from gateway.links import asked, link
+from gateway.middleware import explained
 from gateway.pagination import Listing, Paged, paginated
 from gateway.parameters import OneOf, Parameters
 from gateway.routes.jobs import Deleted
@@ -118,9 +119,9 @@ class FilesQuery(Paged):
 class SecureQuery(Parameters):
     """What a signed URL says; none of it can be changed."""
 
-    user_id: str = ""
-    expires: str = ""
-    signature: str = ""
+    user_id: str
+    expires: str
+    signature: str
     file_type: str | None = None
     inline: str | None = None
     size: str | None = None
@@ -277,11 +278,12 @@ async def batch_upload(request: web.Request) -> Success[Batch]:
         wished = uploads.wishes(parcel.fields)
         attempt = idempotency.read(request, _content(parcel.files, parcel.fields))
         await idempotency.bind(gateway.database, attempt)
-        numbered = enumerate(parcel.files)
-        answers = [await _answer(request, arrived, wished, attempt and attempt.part(n)) for n, arrived in numbered]
+        answers = await _answers(request, parcel.files, wished, attempt)
     gateway.inspector.look()
     results = [_result(arrived, answer) for arrived, answer in zip(parcel.files, answers, strict=True)]
     stored = sum(result["success"] for result in results)
+    if not stored and _away(answers[-1]):
+        raise answers[-1]
     status = HTTPStatus.CREATED if stored else HTTPStatus.OK
     replayed = all(isinstance(answer, Answer) and answer.replayed for answer in answers)
     headers = {idempotency.REPLAYED: "true"} if replayed else {}
@@ -289,17 +291,35 @@ async def batch_upload(request: web.Request) -> Success[Batch]:
     return success(data, f"{stored} of {len(results)} files uploaded", status=status, headers=headers)
 
 
+async def _answers(
+    request: web.Request, all_arrived: list[Arrived], wished: Wishes, attempt: Attempt | None
+) -> list[Answer | ApiError]:
+    """One for each file. Once a part of the service is away the rest is not tried: each might take its time limit."""
+    answers: list[Answer | ApiError] = []
+    for number, arrived in enumerate(all_arrived):
+        if answers and _away(answers[-1]):
+            answers.append(answers[-1])
+        else:
+            answers.append(await _answer(request, arrived, wished, attempt and attempt.part(number)))
+    return answers
+
+
 async def _answer(request: web.Request, arrived: Arrived, wished: Wishes, attempt: Attempt | None) -> Answer | ApiError:
     try:
         return await uploads.accept(request.app[GATEWAY], request[PRINCIPAL].user_id, arrived, wished, attempt)
-    except ApiError as error:
-        return error
+    except Exception as error:  # noqa: BLE001 - what was stored of the other files must be told
+        return explained(request, error)
+
+
+def _away(answer: Answer | ApiError) -> TypeGuard[ApiError]:
+    return answer.status == HTTPStatus.SERVICE_UNAVAILABLE
 
 
 def _result(arrived: Arrived, answer: Answer | ApiError) -> BatchResult:
     if isinstance(answer, ApiError):
         told: Problem = {"code": answer.code, "message": answer.message, "details": answer.details}
-        return {"filename": arrived.filename, "success": False, "file": None, "error": told}
+        name = arrived.filename.encode(errors="replace").decode()  # refused, perhaps because it is not UTF-8
+        return {"filename": name, "success": False, "file": None, "error": told}
     return {"filename": arrived.filename, "success": True, "file": cast(UploadedFile, answer.data), "error": None}
 
 

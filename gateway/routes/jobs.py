@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from aiohttp import web
 from pydantic import Field
+from sqlalchemy.exc import SQLAlchemyError
 from typing_extensions import TypedDict
 
 from gateway import ids, lifecycle, sse
@@ -158,14 +159,18 @@ async def owned(request: web.Request) -> Job:
 
 
 async def files(request: web.Request, job: Job) -> dict[str, ArtifactRef]:
-    """What a completed job published, by name; that never changes, so it may come from the cache."""
+    """What a completed job published, by name; that never changes, so it may come from the cache.
+
+    Raises `ApiError` 404 if the job has been deleted since it was read.
+    """
     gateway, user_id = request.app[GATEWAY], job.request.user_id
     published = await gateway.cache.files(user_id, job.id)
     if published is None:
         async with gateway.database.read() as connection:
             published = await artifacts.of_job(connection, job.id)
-        if published:  # else another gateway has just removed the job
-            await gateway.cache.keep_files(user_id, job.id, published)
+        if not published:
+            raise not_found("Job", job.id)
+        await gateway.cache.keep_files(user_id, job.id, published)
     return published
 
 
@@ -252,17 +257,24 @@ async def stream(request: web.Request, query: EventsQuery) -> web.StreamResponse
     await response.prepare(request)
     if request.method == "HEAD":
         return response
-    with suppress(OSError, TimeoutError):  # the client left; or its time is up, and it comes back with a valid token
+    pictures = Permission.READ_FILES in request[PRINCIPAL].permissions
+    # The client left; or its time is up, or the database away, and it comes back with a valid token.
+    with suppress(OSError, TimeoutError, SQLAlchemyError):
         await response.write(sse.PREAMBLE)
         async with asyncio.timeout(STREAM_S):
             async with aclosing(gateway.feeds.follow(job.id, min(after, job.seq), job.seq, HEARTBEAT_S)) as news:
                 async for frames in news:
                     told = sse.up_to_the_end(frames)
-                    await response.write(b"".join(frame.data for frame in told) or sse.HEARTBEAT)
-                    if told and told[-1].last:
+                    shown = b"".join(frame.data for frame in told if pictures or not frame.picture)
+                    await response.write(shown or sse.HEARTBEAT)
+                    if told[-1].last if told else await _deleted(gateway, job):
                         break
         await response.write_eof()
     return response
+
+
+async def _deleted(gateway: Gateway, job: Job) -> bool:
+    return await gateway.lookup.find(job.id, job.request.user_id) is None
 
 
 def _last_event_id(request: web.Request, query: EventsQuery) -> int:

@@ -19,6 +19,7 @@ from gateway import housekeeping
 from gateway.acceptance import MAX_RECEIVERS
 from gateway.database import jobs as rows
 from gateway.database.tables import idempotency_keys, jobs
+from gateway.validation import MAX_DEPTH
 from pipeline import keys
 from pipeline.jobs import Jobs
 from pipeline.vocabulary import now
@@ -41,6 +42,15 @@ async def asked(world: World, **body: Any) -> dict[str, Any]:
     answer = await response.json()
     assert response.status == 202, answer
     return dict(answer["data"])
+
+
+async def test_what_is_nested_as_deep_as_may_be_is_shown_again(world: World) -> None:
+    metadata: dict[str, Any] = {}
+    for _ in range(MAX_DEPTH - 2):  # the body and the innermost object count
+        metadata = {"a": metadata}
+    job_id = (await asked(world, metadata=metadata))["job_id"]
+    assert (await world.data("/jobs"))["items"][0]["parameters"]["metadata"] == metadata
+    assert (await world.data(f"/jobs/{job_id}"))["parameters"]["metadata"] == metadata
 
 
 async def count(world: World) -> int:

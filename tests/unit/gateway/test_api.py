@@ -11,6 +11,7 @@ import pytest
 from yarl import URL
 
 from gateway.database.engine import Database
+from gateway.validation import MAX_DEPTH
 from pipeline.vocabulary import EventKind, Stage
 from tests.unit.gateway.support import API, MEDIA, World, until
 
@@ -182,6 +183,8 @@ WRONG_FIELDS = [
     ('{"prompt": "\\ud800"}', {"prompt"}),
     ('{"prompt": "p", "\\ud800": 1}', {"body"}),
     ('{"prompt": "a\\u0000b"}', {"prompt"}),
+    ('{"prompt": "p", "metadata": {"\\ud800": 1}}', {"metadata"}),
+    ('{"prompt": "p", "metadata": ' + '{"a":' * MAX_DEPTH + "1" + "}" * MAX_DEPTH + "}", {"body"}),
 ]
 
 

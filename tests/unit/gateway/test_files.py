@@ -20,7 +20,7 @@ from pipeline.vocabulary import now
 from tests.unit.gateway.fixtures import OpenWorld
 from tests.unit.gateway.support import API, World, content
 from tests.unit.gateway.test_api import error
-from tests.unit.gateway.uploading import TEXT, batch, inspected, send, send_batch, upload
+from tests.unit.gateway.uploading import TEXT, batch, inspected, picture, send, send_batch, upload
 
 UNKNOWN = "file_0190163d8694739b8aea0006e1fd3b7b"
 
@@ -192,6 +192,10 @@ MALFORMED = [
     (b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\nno file\r\n--x--\r\n', 400),
     (BEGIN + b"\r\n\x7fELF\x02\x01\x01\x00\r\n--x--\r\n", 415),
     (BEGIN + b"\r\nPK\x03\x04" + bytes(60) + b"\r\n--x--\r\n", 415),
+    (BEGIN.replace(b"a.txt", b"caf\xe9.txt") + b"\r\na\r\n--x--\r\n", 400),
+    (BEGIN.replace(b"a.txt", b"caf\xed\xa0\x80.txt") + b"\r\na\r\n--x--\r\n", 400),
+    (BEGIN + b'\r\na\r\n--x\r\nContent-Disposition: form-data; name="f\xe9"\r\n\r\na\r\n--x--\r\n', 400),
+    (b'--x\r\nContent-Disposition: form-data; name="_charset_"\r\n\r\n' + b"x" * 40 + b"\r\n--x--\r\n", 400),
 ]
 
 
@@ -216,6 +220,29 @@ async def test_malformed_bodies(world: World) -> None:
         response = await world.client.post(f"{API}/files/upload", data=body, headers=headers)
         await error(response, status, "VALIDATION_ERROR")
     assert list(world.store.list("")) == []
+
+
+async def test_a_name_that_is_not_utf8_costs_its_file_only(world: World) -> None:
+    good, bad = (BEGIN.replace(b'"file"', b'"files"').replace(b"a.txt", name) for name in (b"a.txt", b"caf\xe9.txt"))
+    headers = world.headers() | {"Content-Type": "multipart/form-data; boundary=x"}
+    body = b"".join(begin + b"\r\nABC\r\n" for begin in (good, bad, good)) + b"--x--\r\n"
+    response = await world.client.post(f"{API}/files/batch-upload", data=body, headers=headers)
+    results = (await response.json())["data"]["results"]
+    assert [(result["filename"], result["success"]) for result in results] == [
+        ("a.txt", True),
+        ("caf?.txt", False),
+        ("a.txt", True),
+    ]
+    assert "UTF-8" in str(results[1]["error"]["details"])
+
+
+@pytest.mark.parametrize(("path", "right", "wrong"), [("upload", "file", "files"), ("batch-upload", "files", "file")])
+async def test_a_file_in_a_wrong_field_learns_the_right_one(world: World, path: str, right: str, wrong: str) -> None:
+    form = FormData()
+    form.add_field(wrong, picture(), filename="a.png")
+    response = await world.client.post(f"{API}/files/{path}", data=form, headers=world.headers())
+    told = await error(response, 400, "VALIDATION_ERROR")
+    assert told["details"] == {wrong: [f'Must not have a file name. Send files as "{right}"']}
 
 
 async def test_another_content_type_is_415(world: World) -> None:
@@ -267,6 +294,57 @@ async def test_a_batch_has_a_result_for_each_file(world: World) -> None:
     for result in (told["results"][0], told["results"][3]):
         response = await world.get(f"/files/{result['file']['id']}/download")
         assert await response.read() == result["filename"][0].upper().encode()
+
+
+def failing(world: World, patch: pytest.MonkeyPatch, number: int, fault: Exception) -> None:
+    """From now on, the `number`-th file cannot be put in its place."""
+    real, received = world.store.receive, list[Any]()
+
+    def fail(*_: object) -> None:
+        raise fault
+
+    def receive() -> Any:
+        received.append(real())
+        if len(received) == number:
+            patch.setattr(received[-1], "publish", fail)
+        return received[-1]
+
+    patch.setattr(world.store, "receive", receive)
+
+
+AWAY = StoreError("The store is away.")
+THREE = ("a.txt", b"A"), ("b.txt", b"B"), ("c.txt", b"C")
+
+
+@pytest.mark.parametrize(
+    ("fault", "codes"),
+    [
+        (AWAY, [None, "SERVICE_UNAVAILABLE", "SERVICE_UNAVAILABLE"]),
+        (OSError("The database is away."), [None, "SERVICE_UNAVAILABLE", "SERVICE_UNAVAILABLE"]),
+        (KeyError("of this file alone"), [None, "SERVER_ERROR", None]),
+    ],
+    ids=["store", "database", "unforeseen"],
+)
+async def test_a_fault_midway_hides_nothing_that_was_stored(
+    world: World, monkeypatch: pytest.MonkeyPatch, fault: Exception, codes: list[str | None]
+) -> None:
+    with monkeypatch.context() as patch:
+        failing(world, patch, 2, fault)
+        first = await batch(world, *THREE, key="k")
+    assert [(result["error"] or {}).get("code") for result in first["results"]] == codes
+    stored = {result["filename"] for result in first["results"] if result["success"]}
+    assert {item["filename"] for item in (await world.data("/files"))["items"]} == stored
+    again = await batch(world, *THREE, key="k")
+    assert (again["uploaded"], again["results"][0]) == (3, first["results"][0])
+    assert (await world.data("/files/stats"))["uploads_last_hour"] == 3
+
+
+async def test_a_batch_of_which_nothing_can_be_stored_is_503(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(world, monkeypatch, 1, AWAY)
+    response = await send_batch(world, *THREE)
+    await error(response, 503, "SERVICE_UNAVAILABLE")
+    assert response.headers["Retry-After"]
+    assert list(world.store.list("blobs/")) == []
 
 
 async def test_a_batch_has_at_most_so_many_files(open_world: OpenWorld, settings: Settings) -> None:
@@ -485,6 +563,8 @@ async def test_what_browsers_would_run_is_never_shown_inline(world: World) -> No
         (page, "a.txt", "text/html"),
         (page, "a.png", "text/html"),
         (drawing, "a.svg", "image/svg+xml"),
+        (drawing, "a.txt", "image/svg+xml"),
+        (b"<p>1</p><script>1</script>", "a.html", "text/html"),
     ):
         made = await upload(world, data, name)
         assert made["content_type"] == media_type

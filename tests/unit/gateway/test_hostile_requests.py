@@ -15,6 +15,8 @@ from gateway import openapi, serve, validation
 from gateway.auth.base import Role
 from gateway.openapi import VARIABLE, Route
 from tests.unit.gateway.support import API, World
+from tests.unit.gateway.test_api import error
+from tests.unit.gateway.uploading import upload
 
 SMUGGLED = "x\r\nX-Smuggled: 1\r\n\r\n<script>"
 CHUNK = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
@@ -57,6 +59,28 @@ async def test_a_body_that_says_it_is_too_long_is_not_read(world: World) -> None
         assert await status(reader) == 413
 
 
+async def test_json_nested_without_end_is_refused(world: World) -> None:
+    bodies = [route for route in routes(world) if route.contract.body]
+    assert len(bodies) > 5
+    headers = world.headers(**{"Content-Type": "application/json", "Idempotency-Key": "k"})
+    for route in bodies:
+        for levels in (300, 960, 100_000):
+            body = f'{{"metadata": {"[" * levels}{"]" * levels}}}'
+            response = await world.client.request(
+                route.method, VARIABLE.sub("x", route.path), data=body, headers=headers
+            )
+            told = await error(response, 400, "VALIDATION_ERROR")
+            assert told["details"] == {"body": [f"Must be nested at most {validation.MAX_DEPTH} deep"]}, route.path
+
+
+async def test_a_host_that_is_no_text_is_written_as_a_url_has_it(world: World) -> None:
+    path = f"{API}/files/{(await upload(world))['id']}/signed-url"
+    head = f"POST {path} HTTP/1.1\r\nAuthorization: Bearer {world.token()}\r\nConnection: close\r\nHost: caf"
+    async with connected(world) as (reader, writer):
+        writer.write(head.encode() + b"\xe9:8080\r\nContent-Length: 0\r\n\r\n")
+        assert f'"url":"http://caf%E9:8080{API}/files/secure/'.encode() in await reader.read()
+
+
 async def test_a_body_nobody_asked_for_keeps_nobody(world: World) -> None:
     (route,) = (route for route in routes(world) if (route.method, route.path) == ("GET", f"{API}/jobs"))
     assert (await flood(world, route, "application/json"))[0] == 200
@@ -68,6 +92,24 @@ async def test_a_body_that_takes_for_ever_is_given_up(world: World, monkeypatch:
     async with connected(world) as (reader, writer):
         writer.write(f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode())
         assert await status(reader) == 408
+
+
+HEAD = f"GET {API}/models HTTP/1.1\r\nHost: t2m\r\n".encode()
+NO_REQUESTS = {
+    "long line": HEAD.replace(b"models", b"models?" + b"x" * 8200),
+    "long header": HEAD + b"X: " + b"x" * 8200 + b"\r\n",
+    "no URL": HEAD.replace(b"models", b"\x01"),
+}
+
+
+@pytest.mark.parametrize("sent", NO_REQUESTS.values(), ids=NO_REQUESTS)
+async def test_what_is_no_request_is_refused_in_plain_text(world: World, sent: bytes) -> None:
+    async with connected(world) as (reader, writer):
+        writer.write(sent + b"\r\n")
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert head.split()[1] == b"400"
+    assert b"Content-Type: text/plain" in head
+    assert body
 
 
 FIRST = b"GET /metrics HTTP/1.1\r\nHost: t2m\r\n\r\n"

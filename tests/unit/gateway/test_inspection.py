@@ -391,6 +391,24 @@ async def test_a_child_that_hangs_or_talks_nonsense_is_ended(
         assert (found.readable, found.details) == (False, {"error": error}), script
 
 
+PROLOGUE = b'\xef\xbb\xbf \n<?xml version="1.0"?><!-- <html> --><!DOCTYPE svg PUBLIC "-//W3C" [<!ENTITY a "b>">]>\n'
+TEXTS = [
+    (PROLOGUE + b"<SVG xmlns=", "a.txt", "image/svg+xml"),
+    (b"<!-- Mine --><!doctype\nHTML>", "a.json", "text/html"),
+    (b"<script>1</script>", "a.csv", "text/html"),
+    (b'{"html": "<svg>"}', "a.json", "application/json"),
+    (b"# Title\n<svg></svg>", "README", "text/plain"),
+    (b"# Notes\n<script>1</script>", "notes.md", "text/markdown"),
+    (b"<!-- a --> text --> <svg>", "a.txt", "text/plain"),
+    (b"<?xml version='1.0'?><rss><html>", "a.xml", "application/xml"),
+]
+
+
+@pytest.mark.parametrize(("head", "name", "media_type"), TEXTS)
+def test_markup_is_what_begins_as_markup(head: bytes, name: str, media_type: str) -> None:
+    assert detect(head, name) == media_type
+
+
 @given(st.binary(max_size=300), st.sampled_from(["a", "a.html", "a.docx", "a.doc", "a.png", ".", "a.csv"]))
 def test_any_bytes_are_something_or_nothing(data: bytes, name: str) -> None:
     for head in (data, b"PK\x03\x04" + data, b"RIFF" + data, b"\x00\x00\x00\x20ftyp" + data, b"\x1aE\xdf\xa3" + data):

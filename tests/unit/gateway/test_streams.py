@@ -12,12 +12,17 @@ import aiohttp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import delete, update
 
 from gateway import feeds, sse
+from gateway.archive import Archive
+from gateway.auth.base import Permission
+from gateway.database import tables
 from gateway.feeds import Feed
 from gateway.routes import jobs as routes
+from gateway.sidecars import read_log
 from gateway.sse import Frame
-from pipeline.vocabulary import EventKind, Stage
+from pipeline.vocabulary import EventKind, Stage, now
 from tests.unit.gateway.fixtures import OpenWorld
 from tests.unit.gateway.support import API, PATIENCE_S, World, until
 from tests.unit.gateway.test_api import UNKNOWN, error
@@ -87,6 +92,52 @@ async def test_pictures_come_with_the_events_and_stay_out_of_the_logs(world: Wor
     lines = await logged(world, job_id, 2)
     assert [line["message"] for line in lines["logs"]] == ["Rendering started", "Rendering step 12/24"]
     assert (lines["total_logs"], lines["has_more"]) == (2, False)
+
+
+async def test_pictures_are_for_tokens_that_may_read_files(world: World) -> None:
+    job_id = await world.generate()
+    await world.work(world.worker.show, job_id, b"a JPEG", 0.0)
+    await world.work(world.worker.complete, job_id)
+    await world.reached(job_id, "completed")
+    limited = world.token(permissions=[Permission.GENERATE_VIDEOS])
+    async with streaming(world, job_id) as mine, streaming(world, job_id, Authorization=f"Bearer {limited}") as its:
+        assert (await mine.rest())[0]["event"] == "preview"
+        assert "preview" not in [event["event"] for event in await its.rest()]
+
+
+async def test_pictures_leave_the_log_when_it_is_kept(world: World) -> None:
+    job_id = await world.generate()
+    await world.work(world.worker.show, job_id, b"a JPEG", 0.0)
+    await world.work(world.worker.complete, job_id)
+    await world.reached(job_id, "completed")
+    await Archive(world.gateway.database, world.worker.jobs).keep(now())
+    kept = await asyncio.to_thread(read_log, world.worker.store, job_id)
+    assert kept is not None
+    async with streaming(world, job_id) as stream:
+        told = [event["event"] for event in await stream.rest()]
+    assert told == [entry.event.kind for entry in kept]
+    assert (told[0], told[-1]) == ("started", "completed")
+
+
+async def test_events_of_a_newer_release_are_passed_over(world: World) -> None:
+    job_id = await world.generate()
+    await world.work(world.worker.complete, job_id)
+    await world.reached(job_id, "completed")
+    async with world.gateway.database.write() as connection:
+        first = (tables.events.c.job_id == job_id) & (tables.events.c.seq == 1)
+        await connection.execute(update(tables.events).where(first).values(kind="sung"))
+    async with streaming(world, job_id) as stream:
+        assert (await stream.event() or {})["id"] == 2
+    assert (await world.data(f"/jobs/{job_id}/logs"))["logs"][0]["message"] == "Rendering finished"
+
+
+async def test_a_stream_ends_when_its_job_is_deleted_unseen(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "HEARTBEAT_S", 0.05)
+    job_id = await world.generate()
+    async with streaming(world, job_id) as stream:
+        async with world.gateway.database.write() as connection:
+            await connection.execute(delete(tables.jobs).where(tables.jobs.c.id == job_id))
+        assert await stream.rest() == []
 
 
 async def test_events_come_as_they_happen_and_the_stream_ends_with_the_job(world: World) -> None:

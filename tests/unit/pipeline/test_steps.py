@@ -12,8 +12,7 @@ from PIL import Image
 from config.catalogue import Catalogue
 from config.settings import Settings
 from pipeline import steps
-from pipeline.vocabulary import Event, EventKind, Stage
-from tests.safety_hook import Hook
+from pipeline.vocabulary import EventKind, Stage
 from tests.small_stages import job
 from tests.unit.pipeline.recording import Bench, message
 
@@ -34,26 +33,14 @@ def test_metadata_name_the_revision_that_drew_even_where_their_worker_has_anothe
     assert record.facts["metadata"]["generation"]["model_revision"] == entry.revision
 
 
-def rendered(bench: Bench) -> list[Event]:
-    """Previews of a clip that the bundled model drew."""
+def test_a_render_shows_pictures_with_its_events(tmp_path: Path, t2m_settings: Callable[..., Settings]) -> None:
+    bench = Bench(tmp_path, steps.functions(t2m_settings(models={"device": "cpu"}), Catalogue.load()))
     request = bench.accept(job(steps=1, duration_s=1.0, quality="720p"))
     bench.runner.run(message(request, Stage.RENDER))
-    return [event for event in bench.bus.events if event.kind is EventKind.PREVIEW]
-
-
-def test_a_render_shows_pictures_with_its_events(tmp_path: Path, t2m_settings: Callable[..., Settings]) -> None:
-    functions = steps.functions(t2m_settings(models={"device": "cpu"}), Catalogue.load())
-    previews = rendered(Bench(tmp_path, functions))
+    previews = [event for event in bench.bus.events if event.kind is EventKind.PREVIEW]
     places = [event.data["at_s"] for event in previews]
     assert (len(places), places) == (4, sorted(places))
     for event in previews:
         assert len(event.model_dump_json()) < 20_000
         with Image.open(io.BytesIO(base64.b64decode(event.data["jpeg"]))) as picture:
             assert picture.size == (112, 63)
-
-
-def test_with_a_safety_hook_nobody_sees_a_picture_before_it_was_asked(
-    tmp_path: Path, t2m_settings: Callable[..., Settings]
-) -> None:
-    functions = steps.functions(t2m_settings(models={"device": "cpu"}), Catalogue.load())
-    assert rendered(Bench(tmp_path, steps.guarded(functions, Hook()))) == []

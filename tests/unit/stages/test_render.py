@@ -99,8 +99,8 @@ def test_shows_small_pictures_of_a_clip_while_it_is_drawn(tmp_path: Path) -> Non
     assert [(at_s, done) for _, at_s, done in shown] == [(0, False), (1, False), (2, False), (3, False)]
     for jpeg, at_s, _ in shown:
         with Image.open(io.BytesIO(jpeg)) as picture:
-            assert (picture.format, picture.size) == ("JPEG", (320, 180))
-            drawn = Image.fromarray(moving(at_s, 1280, 720)).resize((320, 180), Image.Resampling.BICUBIC)
+            assert (picture.format, picture.size) == ("JPEG", (256, 144))
+            drawn = Image.fromarray(moving(at_s, 1280, 720)).resize((256, 144), Image.Resampling.BICUBIC)
             assert np.abs(np.asarray(picture).astype(int) - np.asarray(drawn)).mean() < 3
 
 
