@@ -11,10 +11,13 @@ from tests.unit.gateway.fixtures import OpenWorld, broker, bus, open_world, sett
 from tests.unit.gateway.support import World, until
 from tests.unit.gateway.test_streams import (
     streaming,
+    test_a_stream_ends_when_its_job_is_deleted_unseen,
     test_a_stream_is_resumed_after_the_last_event_id,
     test_a_stream_that_lags_behind_reads_from_the_database,
     test_cancelling_ends_the_stream,
     test_events_come_as_they_happen_and_the_stream_ends_with_the_job,
+    test_events_of_a_newer_release_are_passed_over,
+    test_pictures_leave_the_log_when_it_is_kept,
     test_what_one_gateway_projects_is_seen_at_every_other,
 )
 
@@ -24,10 +27,13 @@ __all__ = [
     "open_world",
     "settings",
     "store",
+    "test_a_stream_ends_when_its_job_is_deleted_unseen",
     "test_a_stream_is_resumed_after_the_last_event_id",
     "test_a_stream_that_lags_behind_reads_from_the_database",
     "test_cancelling_ends_the_stream",
     "test_events_come_as_they_happen_and_the_stream_ends_with_the_job",
+    "test_events_of_a_newer_release_are_passed_over",
+    "test_pictures_leave_the_log_when_it_is_kept",
     "test_what_one_gateway_projects_is_seen_at_every_other",
     "world",
 ]

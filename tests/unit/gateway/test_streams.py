@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+import hypothesis
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from sqlalchemy import delete, update
 
+from config.settings import Settings
 from gateway import feeds, sse
 from gateway.archive import Archive
 from gateway.auth.base import Permission
@@ -103,6 +105,19 @@ async def test_pictures_are_for_tokens_that_may_read_files(world: World) -> None
     async with streaming(world, job_id) as mine, streaming(world, job_id, Authorization=f"Bearer {limited}") as its:
         assert (await mine.rest())[0]["event"] == "preview"
         assert "preview" not in [event["event"] for event in await its.rest()]
+
+
+async def test_with_a_safety_hook_nobody_sees_pictures_before_it_was_asked(
+    open_world: OpenWorld, settings: Settings
+) -> None:
+    safety = settings.safety.model_copy(update={"hook": "tests.safety_hook:Hook"})
+    world = await open_world(settings.model_copy(update={"safety": safety}))
+    job_id = await world.generate()
+    await world.work(world.worker.show, job_id, b"a JPEG", 0.0)
+    await world.work(world.worker.complete, job_id)
+    await world.reached(job_id, "completed")
+    async with streaming(world, job_id) as stream:
+        assert "preview" not in [event["event"] for event in await stream.rest()]
 
 
 async def test_pictures_leave_the_log_when_it_is_kept(world: World) -> None:
@@ -288,7 +303,7 @@ async def test_what_one_gateway_projects_is_seen_at_every_other(open_world: Open
     batches=st.lists(st.integers(0, 120), max_size=8),
     seen=st.integers(0, 400),
 )
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@hypothesis.settings(suppress_health_check=[HealthCheck.too_slow])
 def test_a_feed_has_all_frames_after_its_start(start: int, batches: list[int], seen: int) -> None:
     feed, upcoming = Feed(start, start), start + 1
     for size in batches:
