@@ -17,6 +17,8 @@ from gateway.auth.local import deployment_key
 from gateway.auth.tokens import Tokens
 from gateway.cache import Cache
 from gateway.context import GATEWAY, Gateway
+from gateway.database import blobs
+from gateway.database.blobs import Shared
 from gateway.database.engine import Database
 from gateway.database.lookup import Lookup
 from gateway.database.migrate import opened
@@ -32,7 +34,7 @@ from gateway.links import BASE_PATH
 from gateway.media import Media
 from gateway.metrics import Metrics
 from gateway.news import News
-from gateway.outlook import Outlook
+from gateway.outlook import Fresh, Outlook
 from gateway.projector import Projector
 from gateway.rescue import Rescue
 from gateway.roles import Role, Roles
@@ -138,6 +140,7 @@ def _open(
         feeds=feeds,
         safety=open_safety(settings),
         outlook=Outlook(settings, catalogue, database),
+        shared=Fresh(0.0, partial(_shared, database)),
         stream_tokens=StreamTokens(
             database, Signer(deployment_key(settings), "playlists"), settings.gateway.stream_token_s
         ),
@@ -145,6 +148,11 @@ def _open(
         inspector=Inspector(settings.files, database, store),
         control=subscribe(),
     )
+
+
+async def _shared(database: Database) -> Shared:
+    async with database.survey() as connection:
+        return await blobs.shared(connection)
 
 
 def _roles(gateway: Gateway, broker: dramatiq.Broker, subscribe: Callable[[], EventSubscriber]) -> dict[str, Role]:

@@ -6,13 +6,18 @@ import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+import structlog
+
 from gateway.database import events, jobs
 from gateway.database.engine import Database
 from gateway.database.events import Entry
 from gateway.sidecars import keep_log
 from pipeline import keys
+from pipeline.errors import PipelineError
 from pipeline.jobs import Jobs
 from pipeline.vocabulary import now
+
+log = structlog.get_logger(__name__)
 
 EVERY_S = 10.0
 SETTLED = timedelta(seconds=60)
@@ -34,16 +39,28 @@ class Archive:
                 continue
 
     async def keep(self, since: datetime) -> int:
-        """Keep the logs of jobs that have ended and did not change since then; returns how many, `AT_ONCE` at most."""
+        """Keep the logs of jobs that have ended and did not change since then; returns how many, `AT_ONCE` at most.
+
+        One that the store does not take leaves room for others until it is tried again, after `SETTLED`.
+        """
         async with self._database.read() as connection:
             chosen = await jobs.unarchived(connection, since, AT_ONCE)
-        for job_id in chosen:
-            async with self._database.read() as connection:
-                entries = await events.all_of(connection, job_id)
-            await asyncio.to_thread(self._keep, job_id, entries)
+        kept = [job_id for job_id in chosen if await self._kept(job_id)]
         async with self._database.write() as connection:
-            await jobs.mark_archived(connection, chosen)
-        return len(chosen)
+            await jobs.touch(connection, set(chosen) - set(kept))
+            await jobs.mark_archived(connection, kept)
+            await events.drop_pictures(connection, kept)
+        return len(kept)
+
+    async def _kept(self, job_id: str) -> bool:
+        async with self._database.read() as connection:
+            entries = await events.all_of(connection, job_id)
+        try:
+            await asyncio.to_thread(self._keep, job_id, entries)
+        except PipelineError as error:
+            log.warning("log not kept", job_id=job_id, error=str(error))
+            return False
+        return True
 
     def _keep(self, job_id: str, entries: Sequence[Entry]) -> None:
         """Unless the job is being deleted: then its verdict is bare, and who deletes it may not have seen the log."""

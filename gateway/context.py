@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -12,6 +13,7 @@ from config.settings import Settings
 from gateway.auth.base import Authenticator, Principal
 from gateway.auth.tokens import Tokens
 from gateway.cache import Cache
+from gateway.database.blobs import Shared
 from gateway.database.engine import Database
 from gateway.database.lookup import Lookup
 from gateway.feeds import Feeds
@@ -25,7 +27,7 @@ from gateway.machine import Machine
 from gateway.media import Media
 from gateway.metrics import Metrics
 from gateway.news import News
-from gateway.outlook import Outlook
+from gateway.outlook import Fresh, Outlook
 from gateway.traffic import Traffic
 from gateway.webhooks.guard import Guard
 from pipeline.bus.base import EventSubscriber
@@ -40,7 +42,9 @@ class Gateway:
     Attributes:
         wake: set to make the dispatcher look at once.
         due: set to make the sender of webhook messages look at once.
+        shared: to be renewed for each who asks; it takes long, so one question at a time answers all who wait.
         control: tells workers of cancellations; nothing is read from it.
+        arriving: bytes of uploads that are just being read, by user.
     """
 
     settings: Settings
@@ -60,6 +64,7 @@ class Gateway:
     news: News
     feeds: Feeds
     outlook: Outlook
+    shared: Fresh[Shared]
     safety: Safety | None
     stream_tokens: StreamTokens
     signed_urls: SignedUrls
@@ -68,6 +73,7 @@ class Gateway:
     guard: Guard
     machine: Machine = field(default_factory=Machine)
     traffic: Traffic = field(default_factory=Traffic)
+    arriving: Counter[str] = field(default_factory=Counter)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     due: asyncio.Event = field(default_factory=asyncio.Event)
 

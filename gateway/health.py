@@ -85,14 +85,26 @@ async def ask(name: str, check: Check) -> Answer:
     return Answer(healthy, time.monotonic() - began, now())
 
 
+def alone(call: Callable[[], object]) -> Check:
+    """A check by a call that blocks. Giving it up does not end its thread, so who asks meanwhile waits for the same."""
+    running: asyncio.Future[object] | None = None
+
+    async def check() -> None:
+        nonlocal running
+        if running is None or running.done():
+            running = asyncio.get_running_loop().run_in_executor(None, call)
+            running.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # perhaps nobody waits
+        await asyncio.wait([running])
+        running.result()
+
+    return check
+
+
 def checks(database: Database, store: ObjectStore, broker_url: str) -> dict[str, Check]:
     """The parts every request path needs; an in-process broker has no check, as it is up when this process is."""
-
-    async def ask_store() -> None:
-        await asyncio.to_thread(store.head, "health")
 
     async def ask_broker() -> None:
         await (await aio_pika.connect(broker_url, timeout=LIMIT_S)).close()
 
-    found: dict[str, Check] = {"database": database.ping, "store": ask_store}
+    found: dict[str, Check] = {"database": database.ping, "store": alone(store.ping)}
     return found if broker_url.startswith("memory:") else found | {"broker": ask_broker}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import NamedTuple
 
 import structlog
 
@@ -24,18 +25,23 @@ AT_ONCE = 100
 """Jobs removed before others may write."""
 
 
+class Expired(NamedTuple):
+    """How many were removed."""
+
+    jobs: int
+    files: int
+
+
 async def run(gateway: Gateway) -> None:
     """Remove what has expired, every minute until cancelled; several gateways may do it at the same time."""
     while True:
         await asyncio.sleep(EVERY_S)
-        while await expire(gateway) == AT_ONCE:
+        while AT_ONCE in await expire(gateway):
             continue
 
 
-async def expire(gateway: Gateway) -> int:
-    """Remove expired jobs and files, `AT_ONCE` of each at most, and keys, uses and workers that count no more; returns
-    how many of the kind that has more.
-    """
+async def expire(gateway: Gateway) -> Expired:
+    """Remove expired jobs and files, `AT_ONCE` of each at most, and keys, uses and workers that count no more."""
     async with gateway.database.write() as connection:
         await keys.remove(connection, now() - idempotency.KEPT)
         await allowances.forget(connection, now() - WINDOW)
@@ -47,4 +53,4 @@ async def expire(gateway: Gateway) -> int:
         await lifecycle.delete(gateway, job_id)
     if expired or over:
         log.info("expired jobs and files removed", jobs=len(expired), files=len(over))
-    return max(len(expired), len(over))
+    return Expired(len(expired), len(over))

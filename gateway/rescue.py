@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime, timedelta
@@ -18,6 +19,7 @@ from gateway.database.jobs import Lost
 from gateway.dispatcher import alive
 from gateway.ledger import Ledger
 from gateway.metrics import Metrics
+from gateway.verdicts import readable
 from pipeline.broker import RabbitBroker
 from pipeline.dead_letters import DeadLetters, collect
 from pipeline.jobs import Jobs
@@ -83,8 +85,8 @@ class Rescue:
         again = [job.id for job in lost if job.epoch < MOST_EPOCHS]
         async with self._database.write() as connection:
             await jobs.send_again(connection, again)
-        finals = {job.id: await asyncio.to_thread(self._store.decide, _given_up(job)) for job in hopeless}
-        await self._ledger.enter([], finals)
+        finals = [await asyncio.to_thread(readable, self._store.decide, _given_up(job)) for job in hopeless]
+        await self._enter(finals)
         if again:
             log.warning("jobs of silent workers are sent again", job_ids=again)
             self._metrics.rescued.inc(len(again))
@@ -101,9 +103,12 @@ class Rescue:
         if not isinstance(self._broker, RabbitBroker):
             return 0
         finals = await asyncio.get_running_loop().run_in_executor(self._thread, self._collect, self._broker)
-        await self._ledger.enter([], {final.job_id: final for final in finals if final is not None})
+        await self._enter(finals)
         await asyncio.to_thread(self._letters.expire, now())
         return len(finals)
+
+    async def _enter(self, finals: Iterable[Final | None]) -> None:
+        await self._ledger.enter([], {final.job_id: final for final in finals if final is not None})
 
     def _collect(self, broker: RabbitBroker) -> list[Final | None]:
         finals: list[Final | None] = []
@@ -113,7 +118,8 @@ class Rescue:
                     message = letter.message
                     self._metrics.dead_letters.labels(queue).inc()
                     log.error("message died", letter=letter.id, queue=queue, reason=letter.reason)
-                    finals.append(None if message is None else self._store.decide(letter.verdict(message)))
+                    verdict = readable(self._store.decide, letter.verdict(message)) if message else None
+                    finals.append(verdict)
         return finals
 
 

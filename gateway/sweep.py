@@ -5,18 +5,20 @@ References are rows of files, thumbnails and published videos, and every digest 
 name, or those of a job or upload that the database does not know: it may have been lost, and wait to be rebuilt. The
 last question is asked in the transaction that removes it, with a lock that new references of files take as well. What
 workers have stored and not yet recorded is protected by the grace: storing bytes that are there already makes a blob
-young again (`ObjectStore.put_file`).
+young again (`ObjectStore.put_file`). Only blobs that are old already are noted as unreferenced: whoever refers to one
+that was noted has written it anew.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import groupby
+from itertools import groupby, islice
 
 import structlog
 
@@ -31,12 +33,17 @@ from pipeline.vocabulary import Final, now
 
 log = structlog.get_logger(__name__)
 
-EVERY_S = 3600.0
+FIRST_S, EVERY_S = 60.0, 3600.0
+"""Up to half as much again before the first sweep, so that gateways that start together do not sweep together."""
 FANS = tuple(f"{keys.BLOBS}sha256/{number:02x}/" for number in range(256))
 """Blobs are looked at a 256th at a time, which bounds what is held in memory."""
+TOGETHER = 500
+"""Jobs or uploads that are looked at together, which bounds what is held of their listing."""
+Objects = tuple[str, list[ObjectInfo]]
+"""A job or an upload, and its objects that may name blobs."""
 DIGEST = re.compile(rb"sha256:[0-9a-f]{64}")
 MAX_WORD = 1 << 20
-"""Longest object of a job that names blobs; checkpoints are longer and name none."""
+"""Longest object that names blobs; checkpoints are longer and name none."""
 
 
 @dataclass
@@ -56,13 +63,14 @@ class Swept:
 
 
 async def run(gateway: Gateway) -> None:
-    """Sweep every hour until cancelled; several gateways may do it at the same time."""
+    """Sweep soon and then every hour until cancelled; several gateways may do it at the same time."""
     grace = timedelta(hours=gateway.settings.files.sweep_grace_hours)
+    await asyncio.sleep(FIRST_S * random.uniform(1, 1.5))  # noqa: S311 - spreads gateways, hides nothing
     while True:
-        await asyncio.sleep(EVERY_S)
         swept = await sweep(gateway.store, gateway.database, grace)
         if swept.blobs:
             log.info("blobs removed that nothing refers to", count=swept.blobs, bytes=swept.bytes)
+        await asyncio.sleep(EVERY_S)
 
 
 async def sweep(store: Jobs, database: Database, grace: timedelta, *, dry_run: bool = False) -> Swept:
@@ -116,41 +124,61 @@ async def _remove(store: ObjectStore, database: Database, key: str, before: floa
 
 
 async def _needed(store: Jobs, database: Database, before: float, *, dry_run: bool) -> set[str]:
-    """Blobs that the objects of unfinished jobs name, or of jobs and uploads the database does not know.
+    """Blobs that the objects of unfinished jobs name, or of jobs and uploads the database does not know."""
+    needed: set[str] = set()
+    async for found in _listed(store.store, keys.JOBS):
+        needed |= await _needed_by_jobs(store, database, found, before, dry_run=dry_run)
+    async for found in _listed(store.store, keys.UPLOADS):
+        needed |= await _needed_by_uploads(store.store, database, found)
+    return needed
+
+
+async def _needed_by_jobs(
+    store: Jobs, database: Database, found: list[Objects], before: float, *, dry_run: bool
+) -> set[str]:
+    """What the objects of these jobs name, where it counts.
 
     Of a job that was deleted long ago the bare verdict goes, too, with whatever is left: no worker is still at it.
     """
-    found = await asyncio.to_thread(_by_job, store.store)
+    ids = [job_id for job_id, _ in found]
     async with database.read() as connection:
-        done = await jobs.concluded(connection, list(found))
-        known = await jobs.present(connection, list(found))
+        done = await jobs.concluded(connection, ids)
+        known = await jobs.present(connection, ids)
     needed: set[str] = set()
-    for job_id in found.keys() - done:
+    for job_id, infos in found:
+        if job_id in done:
+            continue
         if job_id not in known and await asyncio.to_thread(_deleted_before, store, job_id, before):
             if not dry_run:
                 await asyncio.to_thread(_clear, store, job_id)
         else:
-            needed |= await asyncio.to_thread(_named, store.store, found[job_id])
-    return needed | await _needed_by_uploads(store.store, database)
+            needed |= await asyncio.to_thread(_named, store.store, infos)
+    return needed
 
 
-async def _needed_by_uploads(store: ObjectStore, database: Database) -> set[str]:
-    listed = await asyncio.to_thread(lambda: list(store.list(keys.UPLOADS)))
-    records = {info.key.removeprefix(keys.UPLOADS).removesuffix(".json"): info for info in listed}
+async def _needed_by_uploads(store: ObjectStore, database: Database, found: list[Objects]) -> set[str]:
     async with database.read() as connection:
-        unknown = records.keys() - await files.present(connection, list(records))
-    return await asyncio.to_thread(_named, store, [records[one] for one in unknown])
+        known = await files.present(connection, [file_id for file_id, _ in found])
+    unknown = [info for file_id, infos in found if file_id not in known for info in infos]
+    return await asyncio.to_thread(_named, store, unknown)
+
+
+async def _listed(store: ObjectStore, prefix: str) -> AsyncIterator[list[Objects]]:
+    """All jobs or uploads, `TOGETHER` at a time."""
+    every = _by_id(store, prefix)
+    while some := await asyncio.to_thread(lambda: list(islice(every, TOGETHER))):
+        yield some
 
 
 def _older(store: ObjectStore, prefix: str, before: float) -> dict[str, ObjectInfo]:
     return {info.key: info for info in store.list(prefix) if info.modified_at < before}
 
 
-def _by_job(store: ObjectStore) -> dict[str, list[ObjectInfo]]:
-    """The objects of every job that may name blobs."""
-    small = (info for info in store.list(keys.JOBS) if info.size <= MAX_WORD)
-    grouped = groupby(sorted(small, key=lambda info: info.key), key=lambda info: info.key.split("/")[1])
-    return {job_id: list(infos) for job_id, infos in grouped}
+def _by_id(store: ObjectStore, prefix: str) -> Iterator[Objects]:
+    """Each job or upload once, as its objects are listed together."""
+    small = (info for info in store.list(prefix) if info.size <= MAX_WORD)
+    for one, infos in groupby(small, key=lambda info: info.key.split("/")[1].removesuffix(".json")):
+        yield one, list(infos)
 
 
 def _deleted_before(store: Jobs, job_id: str, before: float) -> bool:

@@ -76,8 +76,8 @@ class OidcAuthenticator:
             raise ProviderError("The issuer has no discovery document or no keys.") from error
 
     async def ping(self) -> None:
-        """See `Authenticator.ping`."""
-        await self.fetch_keys()
+        """See `Authenticator.ping`; the keys it gets are kept."""
+        await self._keys.refresh()
 
     async def close(self) -> None:
         """See `Authenticator.close`."""

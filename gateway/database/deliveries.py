@@ -333,10 +333,11 @@ async def give_up(connection: AsyncConnection, webhook_id: str) -> None:
     await connection.execute(update(deliveries).where(waiting).values(**ended))
 
 
-async def forget(connection: AsyncConnection, before: datetime) -> int:
-    """Delete what ended before then from the log; returns how many."""
-    done = await connection.execute(delete(deliveries).where(deliveries.c.ended_at < before))
-    return done.rowcount
+async def forget(connection: AsyncConnection, before: datetime, limit: int) -> int:
+    """Delete up to `limit` of those that ended before then from the log; returns how many."""
+    old = select(deliveries.c.id).where(deliveries.c.ended_at < before).order_by(deliveries.c.ended_at).limit(limit)
+    chosen = deliveries.c.id.in_(old.with_for_update(skip_locked=True))
+    return (await connection.execute(delete(deliveries).where(chosen))).rowcount
 
 
 async def count_pending(connection: AsyncConnection) -> int:

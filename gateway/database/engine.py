@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +31,8 @@ WAL_PAUSES_S = (0.01, 0.03, 0.1, 0.3)
 DISCREET: dict[str, Any] = {"hide_parameters": True}
 """Values, among them secrets and prompts, are in no error and so in no log."""
 USED_AT = "t2m_used_at"
+READ_ONLY = text("SELECT current_setting('transaction_read_only') FROM alembic_version")
+"""On for a standby as well."""
 LOCK = text("SELECT pg_advisory_xact_lock(:space, :number)")
 
 
@@ -62,6 +65,7 @@ class Database:
         self._driver: Driver
         if self.dialect == "sqlite":
             self._inline = _inline_sqlite(self.engine.url)
+            self._aside = _aside_sqlite(self.engine.url)
             self._driver = SqliteDriver(self._inline)
         else:  # each statement of a transaction has a snapshot of its own anyway: two round trips can be spared
             self._reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -75,6 +79,16 @@ class Database:
                 yield cast(AsyncConnection, Inline(connection))
         else:
             async with self._reader.connect() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def survey(self) -> AsyncIterator[AsyncConnection]:
+        """As `read`, for statements that take long: on SQLite they are run in a thread of their own."""
+        if self.dialect == "sqlite":
+            async with self._aside.connect() as connection:
+                yield connection
+        else:
+            async with self.read() as connection:
                 yield connection
 
     def rows(self, statement: str, parameters: Raw) -> Awaitable[Sequence[Raw]]:
@@ -130,9 +144,19 @@ class Database:
             await connection.execute(text("ANALYZE"))
 
     async def ping(self) -> None:
-        """A round trip. Raises SQLAlchemyError or OSError."""
-        async with self.read() as connection:
-            await connection.execute(text("SELECT 1"))
+        """Read a row, on SQLite from the file: what is open lives on in memory when that is gone.
+
+        Raises:
+            SQLAlchemyError, sqlite3.Error, OSError: it cannot be read, or PostgreSQL takes no writes.
+        """
+        if self.dialect == "sqlite":
+            file = Path(str(self.engine.url.database)).absolute().as_uri()
+            with closing(sqlite3.connect(f"{file}?mode=rw", uri=True)) as opened:
+                opened.execute("SELECT version_num FROM alembic_version").fetchone()
+        else:
+            async with self.read() as connection:
+                if (await connection.execute(READ_ONLY)).scalar_one() == "on":
+                    raise ConnectionError("The database only reads.")
 
     async def close(self) -> None:
         """Close all connections."""
@@ -209,6 +233,13 @@ def _inline_sqlite(url: URL) -> Engine:
     engine = create_engine(url.set(drivername="sqlite"), **unlimited, **DISCREET)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "connect", _only_read)
+    return engine
+
+
+def _aside_sqlite(url: URL) -> AsyncEngine:
+    engine = create_async_engine(url, poolclass=NullPool, **DISCREET)
+    event.listen(engine.sync_engine, "connect", _configure_sqlite)
+    event.listen(engine.sync_engine, "connect", _only_read)
     return engine
 
 

@@ -6,13 +6,15 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.database import jobs as queue
 from gateway.database.tables import jobs
-from pipeline.vocabulary import Status
+from pipeline.vocabulary import Status, now
 
+ENDED = tuple(status for status in Status if status is not Status.PROCESSING)
+"""Named one by one, as an index finds them."""
 SAMPLE = 10_000
 """Times are those of the last so many jobs at most."""
 
@@ -23,7 +25,7 @@ class Backlog:
 
     Attributes:
         waiting: by model; in the database, not sent to the broker.
-        pending: no worker has begun; `waiting` and those in the broker.
+        pending: no worker has begun since they were last sent; `waiting` and those in the broker.
         oldest: when the longest pending one was accepted.
     """
 
@@ -50,7 +52,7 @@ class Ended:
 async def backlog(connection: AsyncConnection) -> Backlog:
     """What is unfinished at the moment."""
     unfinished = jobs.c.status == Status.PROCESSING
-    unbegun = and_(unfinished, jobs.c.started_at.is_(None))
+    unbegun = and_(unfinished, or_(jobs.c.stage.is_(None), queue.waiting(now())))
     pending = (await connection.execute(select(func.count(), func.min(jobs.c.created_at)).where(unbegun))).one()
     total = (await connection.execute(select(func.count()).where(unfinished))).scalar_one()
     return Backlog(await queue.count_waiting(connection), pending[0], total - pending[0], pending[1])
@@ -65,7 +67,7 @@ async def waits(connection: AsyncConnection, since: datetime) -> list[float]:
 
 async def ended(connection: AsyncConnection, since: datetime) -> Ended:
     """What ended since then."""
-    done = jobs.c.completed_at >= since
+    done = jobs.c.status.in_(ENDED) & (jobs.c.completed_at >= since)
     rows = await connection.execute(select(jobs.c.status, func.count()).where(done).group_by(jobs.c.status))
     counts = Counter({row[0]: row[1] for row in rows})
     columns = (jobs.c.status, jobs.c.created_at, jobs.c.started_at, jobs.c.completed_at)

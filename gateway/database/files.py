@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, select, union, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.database import blobs
@@ -117,9 +117,10 @@ async def claim(connection: AsyncConnection, upload: Upload) -> None:
     )
 
 
-async def show(connection: AsyncConnection, file_id: str) -> None:
-    """The blob is in its place."""
-    await connection.execute(update(files).where(files.c.id == file_id).values(stored=True))
+async def show(connection: AsyncConnection, file_id: str) -> bool:
+    """The blob is in its place; False if the file is no longer claimed."""
+    shown = await connection.execute(update(files).where(files.c.id == file_id).values(stored=True))
+    return bool(shown.rowcount)
 
 
 async def find(connection: AsyncConnection, file_id: str, user_id: str) -> Upload | None:
@@ -148,15 +149,18 @@ async def matching(connection: AsyncConnection, user_id: str, criteria: Criteria
 
 
 async def remove(connection: AsyncConnection, file_ids: Sequence[str]) -> None:
-    """Forget some files; their blobs go when a sweep finds that nothing refers to them."""
-    await connection.execute(delete(file_accesses).where(one_of(file_accesses.c.file_id, file_ids)))
+    """Forget some files, then their fetches: of none a new one comes (see `accesses.note`). Their blobs go when a sweep
+    finds that nothing refers to them.
+    """
     await connection.execute(delete(files).where(one_of(files.c.id, file_ids)))
+    await connection.execute(delete(file_accesses).where(one_of(file_accesses.c.file_id, file_ids)))
 
 
 async def expired(connection: AsyncConnection, at: datetime, limit: int | None = None) -> list[str]:
     """Ids of files whose time is over, and of those whose gateway died before it had stored them."""
-    over = (files.c.expires_at <= at) | (~files.c.stored & (files.c.created_at < at - ABANDONED))
-    return list((await connection.execute(select(files.c.id).where(over).limit(limit))).scalars())
+    over = select(files.c.id).where(files.c.stored, files.c.expires_at <= at)
+    abandoned = select(files.c.id).where(~files.c.stored, files.c.created_at < at - ABANDONED)
+    return list((await connection.execute(union(over, abandoned).limit(limit))).scalars())
 
 
 # What was found in them

@@ -76,7 +76,7 @@ class Lost:
     """A job that was sent `epoch` times and of which nobody speaks any more.
 
     Attributes:
-        stage: the last that was heard of.
+        stage: the last that was heard of since then.
         heard_at: when that was, or when it was sent.
     """
 
@@ -251,22 +251,26 @@ async def remove(connection: AsyncConnection, job_id: str) -> None:
 # The dispatcher
 
 
-def _waiting(at: datetime) -> ColumnElement[bool]:
+def waiting(at: datetime) -> ColumnElement[bool]:
+    """In the database, for a dispatcher to send."""
     unclaimed = or_(jobs.c.claimed_at.is_(None), jobs.c.claimed_at < at - CLAIM_LEASE)
     unsent = jobs.c.dispatched_at.is_(None) & jobs.c.cancelling_at.is_(None)
     return and_(jobs.c.status == Status.PROCESSING, unsent, unclaimed)
 
 
 def in_flight(at: datetime) -> ColumnElement[bool]:
-    """Sent or being sent, and not past the render: a job that encodes does not keep a renderer busy."""
+    """Sent or being sent, and not past the render: a job that encodes does not keep a renderer busy.
+
+    One that was sent again is at a renderer first, however far it had come.
+    """
     sent = or_(jobs.c.dispatched_at.is_not(None), jobs.c.claimed_at >= at - CLAIM_LEASE)
-    rendering = jobs.c.progress < percent(Stage.RENDER, 1.0)
-    return and_(jobs.c.status == Status.PROCESSING, sent, rendering)
+    rendered = jobs.c.stage.is_not(None) & (jobs.c.progress >= percent(Stage.RENDER, 1.0))
+    return and_(jobs.c.status == Status.PROCESSING, sent, ~rendered)
 
 
 async def count_waiting(connection: AsyncConnection) -> dict[str, int]:
     """Jobs per model that no dispatcher has sent."""
-    return await _count(connection, _waiting(now()))
+    return await _count(connection, waiting(now()))
 
 
 async def count_in_flight(connection: AsyncConnection) -> dict[str, int]:
@@ -292,7 +296,7 @@ async def claim(connection: AsyncConnection, model: str, room: int) -> list[Clai
     chosen = list((await connection.execute(ordered)).scalars())
     taken = await connection.execute(
         update(jobs)
-        .where(jobs.c.id.in_(chosen), _waiting(at))
+        .where(jobs.c.id.in_(chosen), waiting(at))
         .values(claimed_at=at, epoch=jobs.c.epoch + 1)
         .returning(jobs.c.id, jobs.c.request, jobs.c.epoch)
     )
@@ -315,7 +319,7 @@ def turns(model: str, at: datetime) -> Any:  # noqa: ANN401 - a subquery
     return (
         select(jobs.c.id, jobs.c.created_at, jobs.c.work, turn.label("turn"))
         .outerjoin(busy, busy.c.user_id == jobs.c.user_id)
-        .where(jobs.c.model == model, _waiting(at))
+        .where(jobs.c.model == model, waiting(at))
         .subquery()
     )
 
@@ -341,8 +345,13 @@ async def release(connection: AsyncConnection, claimed: Sequence[Claimed]) -> No
 async def recall(connection: AsyncConnection) -> int:
     """Let every unfinished job wait again, for a broker that lived in a process that ended. Returns how many."""
     sent = (jobs.c.status == Status.PROCESSING) & (jobs.c.claimed_at.is_not(None))
-    done = await connection.execute(update(jobs).where(sent).values(dispatched_at=None, claimed_at=None, stage=None))
-    return done.rowcount
+    return await _let_wait(connection, sent)
+
+
+async def _let_wait(connection: AsyncConnection, chosen: ColumnElement[bool]) -> int:
+    """As before any worker took them, but for the progress, which never falls. Returns how many."""
+    values = {"dispatched_at": None, "claimed_at": None, "stage": None}
+    return (await connection.execute(update(jobs).where(chosen).values(values))).rowcount
 
 
 # The projector
@@ -390,10 +399,13 @@ async def silent(connection: AsyncConnection, since: datetime, limit: int) -> li
 
     Those that were looked at since then are left out.
     """
-    looked_at = func.coalesce(jobs.c.looked_at, jobs.c.updated_at)
-    chosen = and_(_quiet(since), looked_at < since)
-    rows = await connection.execute(select(jobs.c.id).where(chosen).order_by(looked_at).limit(limit))
+    chosen = and_(_quiet(since), _looked_at() < since)
+    rows = await connection.execute(select(jobs.c.id).where(chosen).order_by(_looked_at()).limit(limit))
     return list(rows.scalars())
+
+
+def _looked_at() -> ColumnElement[datetime]:
+    return func.coalesce(jobs.c.looked_at, jobs.c.updated_at)
 
 
 def _quiet(since: datetime) -> ColumnElement[bool]:
@@ -402,8 +414,12 @@ def _quiet(since: datetime) -> ColumnElement[bool]:
 
 
 async def unarchived(connection: AsyncConnection, since: datetime, limit: int) -> list[str]:
-    """Ids of jobs that have a verdict, did not change since then, and whose log is not in the store."""
-    chosen = and_(jobs.c.status != Status.PROCESSING, jobs.c.archived_at.is_(None), jobs.c.updated_at < since)
+    """Ids of jobs that have a verdict, did not change since then, and whose log is not in the store.
+
+    Those that were looked at since then are left out.
+    """
+    settled = and_(jobs.c.updated_at < since, _looked_at() < since)
+    chosen = and_(jobs.c.status != Status.PROCESSING, jobs.c.archived_at.is_(None), settled)
     return list((await connection.execute(select(jobs.c.id).where(chosen).limit(limit))).scalars())
 
 
@@ -413,7 +429,7 @@ async def mark_archived(connection: AsyncConnection, job_ids: Collection[str]) -
 
 
 async def touch(connection: AsyncConnection, job_ids: Collection[str]) -> None:
-    """These silent jobs were looked at now."""
+    """These jobs, silent or not archived, were looked at now."""
     await connection.execute(update(jobs).where(one_of(jobs.c.id, job_ids)).values(looked_at=now()))
 
 
@@ -428,8 +444,7 @@ async def lost(connection: AsyncConnection, since: datetime, models: Collection[
 
 async def send_again(connection: AsyncConnection, job_ids: Collection[str]) -> None:
     """Let these jobs wait for a dispatcher once more."""
-    unfinished = one_of(jobs.c.id, job_ids) & (jobs.c.status == Status.PROCESSING)
-    await connection.execute(update(jobs).where(unfinished).values(dispatched_at=None, claimed_at=None))
+    await _let_wait(connection, one_of(jobs.c.id, job_ids) & (jobs.c.status == Status.PROCESSING))
 
 
 async def half_cancelled(connection: AsyncConnection, since: datetime, limit: int) -> list[tuple[str, str]]:

@@ -86,7 +86,7 @@ jobs = Table(
     Column("stage", String(16), comment="of the event with the greatest order; null before the first"),
     Column("position", JSON, nullable=False, comment="the order of that event"),
     Column("progress", Float, nullable=False, comment="greatest percentage reported"),
-    Column("started_at", UtcDateTime),
+    Column("started_at", UtcDateTime, index=True),
     Column("completed_at", UtcDateTime, comment="when `final` was decided"),
     Column("updated_at", UtcDateTime, nullable=False, comment="last change of the projection"),
     Column("seq", Integer, nullable=False, comment="sequence number of the job's last event"),
@@ -97,7 +97,8 @@ jobs = Table(
 Index("ix_jobs_user_id_created_at", jobs.c.user_id, jobs.c.created_at)
 Index("ix_jobs_status_dispatched_at_created_at", jobs.c.status, jobs.c.dispatched_at, jobs.c.created_at)
 Index("ix_jobs_user_id_signature", jobs.c.user_id, jobs.c.signature)
-Index("ix_jobs_model_completed_at", jobs.c.model, jobs.c.completed_at)
+Index("ix_jobs_model_status_completed_at", jobs.c.model, jobs.c.status, jobs.c.completed_at)
+Index("ix_jobs_status_completed_at", jobs.c.status, jobs.c.completed_at)
 _UNARCHIVED = jobs.c.archived_at.is_(None)
 Index("ix_jobs_unarchived", jobs.c.status, postgresql_where=_UNARCHIVED, sqlite_where=_UNARCHIVED)
 
@@ -202,7 +203,7 @@ deliveries = Table(
     Column("due_at", UtcDateTime, nullable=False),
     Column("leased_until", UtcDateTime, comment="a gateway is sending it until then"),
     Column("created_at", UtcDateTime, nullable=False),
-    Column("ended_at", UtcDateTime),
+    Column("ended_at", UtcDateTime, index=True),
     UniqueConstraint("webhook_id", "job_id", "rank"),
 )
 Index("ix_deliveries_status_due_at", deliveries.c.status, deliveries.c.due_at)
@@ -263,6 +264,8 @@ files = Table(
 )
 Index("ix_files_user_id_created_at", files.c.user_id, files.c.created_at)
 Index("ix_files_inspection_inspect_at", files.c.inspection, files.c.inspect_at)
+_UNSTORED = ~files.c.stored
+Index("ix_files_unstored", files.c.created_at, postgresql_where=_UNSTORED, sqlite_where=_UNSTORED)
 
 file_thumbnails = Table(
     "file_thumbnails",

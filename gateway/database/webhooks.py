@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Table, case, delete, func, insert, literal, or_, select, update
+from sqlalchemy import ColumnElement, Row, Table, case, delete, func, insert, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from yarl import URL
@@ -172,15 +172,12 @@ async def listening(connection: AsyncConnection, job_ids: Collection[str]) -> li
     query = (
         select(webhooks.c.id, webhooks.c.events, jobs.c.id.label("of"), jobs.c.type, jobs.c.reused_from)
         .join(jobs, jobs.c.user_id == webhooks.c.user_id)
-        .where(
-            one_of(jobs.c.id, job_ids),
-            webhooks.c.active,
-            or_(webhooks.c.job_id.is_(None), webhooks.c.job_id == jobs.c.id),
-        )
+        .where(one_of(jobs.c.id, job_ids), webhooks.c.active)
         .order_by(webhooks.c.id)
         .with_for_update(read=True, of=webhooks)
     )
-    rows = await connection.execute(query)
+    kinds = (webhooks.c.job_id.is_(None), webhooks.c.job_id == jobs.c.id)  # each by an index; neither is, with an OR
+    rows = [row for kind in kinds for row in await connection.execute(query.where(kind))]
     return [Listener(row.id, frozenset(row.events), row.of, row.type, row.reused_from is not None) for row in rows]
 
 

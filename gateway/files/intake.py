@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.errors import ApiError, Code, invalid
-from gateway.files.kinds import HEAD_BYTES
+from gateway.files.kinds import ACCEPTED, HEAD_BYTES, detect
 from gateway.validation import MULTIPART, require_type
 from pipeline.errors import StoreError
 from pipeline.store.base import Incoming, ObjectStore
@@ -40,6 +41,7 @@ POOL = ThreadPoolExecutor(32, "uploads")
 """Threads of their own: uploads to a slow store must not keep other requests from theirs."""
 
 T = TypeVar("T")
+Fits = Callable[[int], bool]
 
 
 async def blocking(function: Callable[..., T], *arguments: object) -> T:
@@ -65,8 +67,14 @@ class Arrived:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What may come at most: bytes of one file, of all together (what is left of the user's quota), and files."""
+    """What may come at most: bytes of one file, of all that a user is sending (what is left of the quota), and files.
 
+    Attributes:
+        arriving: bytes that are just being read, by user; this request's are added.
+    """
+
+    user_id: str
+    arriving: Counter[str]
     file_bytes: int
     quota_left: int
     files: int = 1
@@ -93,15 +101,37 @@ async def received(
         ApiError: 400 malformed or without a file; 408 too slow; 413 too large, at the first byte too many; 415.
     """
     require_type(request, MULTIPART)
-    most = min(bounds.file_bytes * bounds.files, bounds.quota_left) + MAX_ENVELOPE
-    if request.content_length is not None and request.content_length > most:
-        raise _too_large(bounds, min(bounds.file_bytes * bounds.files, bounds.quota_left) == bounds.quota_left)
+    left = bounds.quota_left - bounds.arriving[bounds.user_id]
+    most = min(bounds.file_bytes * bounds.files, left)
+    if request.content_length is not None and request.content_length > most + MAX_ENVELOPE:
+        raise _too_large(bounds, most == left)
     begun: list[Incoming] = []
     try:
-        yield await _read(request, store, file_names, bounds, begun)
+        with _counting(bounds) as fits:
+            parcel = await _read(request, store, file_names, bounds, begun, fits)
+        yield parcel
     finally:
         for incoming in begun:
             await asyncio.shield(_discard(incoming))
+
+
+@contextmanager
+def _counting(bounds: Bounds) -> Iterator[Fits]:
+    """Counts the bytes of a request, as long as it is read, and tells whether the quota has room for all that arrives."""
+    size, arriving, user_id = 0, bounds.arriving, bounds.user_id
+
+    def fits(more: int) -> bool:
+        nonlocal size
+        size += more
+        arriving[user_id] += more
+        return arriving[user_id] <= bounds.quota_left
+
+    try:
+        yield fits
+    finally:
+        arriving[user_id] -= size
+        if not arriving[user_id]:
+            del arriving[user_id]
 
 
 async def _discard(incoming: Incoming) -> None:
@@ -113,7 +143,12 @@ async def _discard(incoming: Incoming) -> None:
 
 
 async def _read(
-    request: web.Request, store: ObjectStore, file_names: tuple[str, ...], bounds: Bounds, begun: list[Incoming]
+    request: web.Request,
+    store: ObjectStore,
+    file_names: tuple[str, ...],
+    bounds: Bounds,
+    begun: list[Incoming],
+    fits: Fits,
 ) -> Parcel:
     parcel = Parcel()
     try:
@@ -124,7 +159,7 @@ async def _read(
                     raise invalid({name: [f"At most {bounds.files} at once"]})
                 incoming = await blocking(store.receive)
                 begun.append(incoming)
-                parcel.files.append(await _file(part, incoming, bounds, sum(one.size for one in parcel.files)))
+                parcel.files.append(await _file(part, incoming, bounds, fits))
             elif part.filename:
                 raise invalid({name: [f'Must not have a file name. Send files as "{file_names[0]}"']})
             elif name in parcel.fields:
@@ -163,17 +198,20 @@ async def _parts(reader: MultipartReader) -> AsyncIterator[tuple[str, BodyPartRe
         yield part.name, part
 
 
-async def _file(part: BodyPartReader, incoming: Incoming, bounds: Bounds, before: int) -> Arrived:
+async def _file(part: BodyPartReader, incoming: Incoming, bounds: Bounds, fits: Fits) -> Arrived:
     encoded = part.headers.get("Content-Transfer-Encoding", "binary").lower() not in IDENTITY
     if encoded or "Content-Encoding" in part.headers:
         raise invalid({str(part.name): ["Must be sent as it is, without an encoding"]})
     head, piece, size = b"", bytearray(), 0
     async for chunk in _chunks(part):
         size += len(chunk)
-        if size > bounds.file_bytes or before + size > bounds.quota_left:
-            raise _too_large(bounds, before + size > bounds.quota_left)
+        within = fits(len(chunk))
+        if size > bounds.file_bytes or not within:
+            raise _too_large(bounds, not within)
         if len(head) < HEAD_BYTES:
             head = (head + chunk)[:HEAD_BYTES]
+            if len(head) == HEAD_BYTES and bounds.files == 1:  # of several, the others are worth reading on
+                accepted(head, part.filename or "")
         piece += chunk
         if len(piece) >= PIECE_BYTES:
             await blocking(incoming.write, bytes(piece))
@@ -209,9 +247,18 @@ async def _field(part: BodyPartReader) -> str:
         raise invalid({str(part.name): ["Must be UTF-8"]}) from None
 
 
+def accepted(head: bytes, filename: str) -> str:
+    """The media type of a file (see `detect`). Raises `ApiError` 415 if it is none that may be uploaded."""
+    media_type = detect(head, filename)
+    if media_type is None:
+        details = {"file": [f"Its content is none of: {', '.join(sorted(ACCEPTED))}"]}
+        raise ApiError(Code.VALIDATION_ERROR, "Unsupported Media Type", details, status=415)
+    return media_type
+
+
 def _too_large(bounds: Bounds, by_quota: bool) -> ApiError:
     if by_quota:
-        details = {"storage": [f"{bounds.quota_left} bytes are left of your quota"]}
+        details = {"storage": [f"{bounds.quota_left} bytes are left of your quota, for all that you are sending"]}
     else:
         details = {"file": [f"Must be at most {bounds.file_bytes} bytes"]}
     return ApiError(Code.VALIDATION_ERROR, "Content Too Large", details, status=413)

@@ -23,7 +23,7 @@ from gateway.access import optional, public, requires
 from gateway.auth.base import Permission
 from gateway.context import GATEWAY, Gateway
 from gateway.contract import operation
-from gateway.database import blobs, deliveries, figures, jobs, workers
+from gateway.database import deliveries, figures, jobs, workers
 from gateway.dispatcher import alive
 from gateway.envelope import Success, success
 from gateway.errors import unavailable
@@ -137,6 +137,7 @@ class Optimized(TypedDict):
 
     database_analyzed: bool
     expired_jobs_removed: int
+    expired_files_removed: int
     objects_freed: int
     seconds: float
 
@@ -275,8 +276,7 @@ async def asynchronous(request: web.Request) -> Success[LoopView]:
 @operation()
 async def deduplication(request: web.Request) -> Success[Deduplication]:
     """What storing by content, and answering by what is there, spares."""
-    async with request.app[GATEWAY].database.read() as connection:
-        shared = await blobs.shared(connection)
+    shared = await request.app[GATEWAY].shared.renew()
     (references, logical), (stored_blobs, stored), (loose, loose_bytes) = shared.references, shared.blobs, shared.loose
     return success(
         {
@@ -307,7 +307,8 @@ async def optimize(request: web.Request) -> Success[Optimized]:
     seconds = round(time.perf_counter() - began, 4)
     done: Optimized = {
         "database_analyzed": True,
-        "expired_jobs_removed": removed,
+        "expired_jobs_removed": removed.jobs,
+        "expired_files_removed": removed.files,
         "objects_freed": freed,
         "seconds": seconds,
     }

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from aiohttp import web
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
+from sqlalchemy.exc import IntegrityError
 from typing_extensions import TypedDict
 
 from gateway import ids, pagination
@@ -285,14 +286,18 @@ async def _send(
 ) -> Success[DeliveryView]:
     gateway = request.app[GATEWAY]
     message_id, job_id = (again.message_id, again.job_id) if again else (None, None)
-    async with gateway.database.write() as connection:
-        delivery_id = await deliveries.add_alone(connection, webhook.id, event, body, message_id, job_id)
+    gone = not_found("Delivery", again.id) if again else not_found("Webhook", webhook.id)
+    try:
+        async with gateway.database.write() as connection:
+            delivery_id = await deliveries.add_alone(connection, webhook.id, event, body, message_id, job_id)
+    except IntegrityError:  # the webhook, or the job, has been deleted since it was read
+        raise gone from None
     gateway.due.set()
     async with gateway.database.read() as connection:
         queued = await deliveries.find(connection, webhook.id, delivery_id)
     path = f"/webhooks/{webhook.id}/deliveries/{delivery_id}"
     if queued is None:
-        raise not_found("Webhook", webhook.id)
+        raise gone
     headers = {"Location": link(gateway.settings, path)}
     return success(_delivery_view(queued), "Message queued", status=202, headers=headers)
 

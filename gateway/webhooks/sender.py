@@ -33,6 +33,8 @@ GATHER_S = 0.05
 JITTER = 0.2
 """Pauses are up to this share longer, so that what failed together is not tried together."""
 FORGET_EVERY_S = 3600.0
+FORGET_AT_ONCE = 1000
+"""Deliveries removed from the log before others may write."""
 GONE = "The receiver answered 410 Gone"
 
 
@@ -69,8 +71,13 @@ class Sender:
         """Keep the log as long as the settings say, until cancelled."""
         while True:
             await asyncio.sleep(FORGET_EVERY_S)
+            await self._forget()
+
+    async def _forget(self) -> None:
+        before, forgotten = now() - timedelta(days=self._settings.keep_days), FORGET_AT_ONCE
+        while forgotten == FORGET_AT_ONCE:
             async with self._database.write() as connection:
-                await deliveries.forget(connection, now() - timedelta(days=self._settings.keep_days))
+                forgotten = await deliveries.forget(connection, before, FORGET_AT_ONCE)
 
     async def _claim(self) -> Sequence[Claimed]:
         room = self._settings.concurrency - len(self._running)

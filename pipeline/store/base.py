@@ -110,5 +110,8 @@ class ObjectStore(Protocol):
         comes before and saves the blob, or after and stores it anew.
         """
 
+    def ping(self) -> None:
+        """Check, without writing, that the folder or bucket is there for this process to use. Raises `StoreError`."""
+
     def probe(self) -> None:
         """Check that the store can be written and honours both conditions. Raises `StoreUnfit`, `StoreError`."""

@@ -159,6 +159,12 @@ class FileStore:
             self._prune(path.parent)
             return True
 
+    def ping(self) -> None:
+        """See `ObjectStore.ping`."""
+        for folder in (self._objects, self._incoming, self._locks):
+            if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                raise StoreError(f"{folder} is missing, or cannot be written.", remedy="Check `data_dir`.")
+
     def probe(self) -> None:
         """See `ObjectStore.probe`."""
         check_conditions(self)

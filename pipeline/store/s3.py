@@ -222,6 +222,12 @@ class S3Store:
         self.delete(key)
         return True
 
+    def ping(self) -> None:
+        """See `ObjectStore.ping`. Whether these keys may write shows only when they do."""
+        with self._translated(self._bucket):
+            if not self._client.bucket_exists(self._bucket):
+                raise StoreError(f"There is no bucket {self._bucket}.", remedy=REMEDIES["NoSuchBucket"])
+
     def probe(self) -> None:
         """See `ObjectStore.probe`. Lists first: some servers make a missing bucket with the first write."""
         next(self.list("probe/"), None)

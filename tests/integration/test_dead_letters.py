@@ -22,6 +22,7 @@ from gateway.news import News
 from gateway.rescue import Rescue
 from gateway.webhooks.announcer import Announcer
 from pipeline import broker as broker_module
+from pipeline import keys
 from pipeline.broker import RabbitBroker, open_broker
 from pipeline.dead_letters import DeadLetters
 from pipeline.dispatch import first_message, send
@@ -77,6 +78,14 @@ class Scene:
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
+    def let_die(self, count: int) -> None:
+        """Move so many messages to where the broker puts those it gave up."""
+        with pika.BlockingConnection(self.broker.parameters) as connection:
+            channel = connection.channel()
+            for _ in range(count):
+                _, _, body = channel.basic_get(QUEUE, auto_ack=True)
+                channel.basic_publish("", xq_name(QUEUE), body)
+
 
 @pytest.fixture
 async def scene(t2m_settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
@@ -127,3 +136,12 @@ async def test_junk_is_kept_and_ends_nothing(scene: Scene, capsys: pytest.Captur
     dlq.drop(letter.id)
     assert list(scene.letters.all()) == []
     assert await scene.status(request) == (Status.PROCESSING, None)
+
+
+async def test_a_verdict_of_a_newer_release_does_not_stop_the_others(scene: Scene) -> None:
+    newer, job = [await scene.accept() for _ in range(2)]
+    scene.store.store.create(keys.final(newer.job_id), b'{"version": 99}')
+    await asyncio.to_thread(scene.let_die, 2)
+    assert await scene.rescue.bury() == 2
+    assert await scene.status(newer) == (Status.PROCESSING, None)
+    assert await scene.status(job) == (Status.FAILED, "DeadLettered")

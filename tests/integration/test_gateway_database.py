@@ -7,11 +7,13 @@ from contextlib import suppress
 
 import asyncpg
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from config.settings import Settings
 from gateway.database import engine
 from gateway.database.engine import Database
+from gateway.database.migrate import upgrade
 from gateway.errors import translate
 from tests.unit.gateway.fixtures import store
 from tests.unit.gateway.test_database import (
@@ -55,7 +57,7 @@ async def end_connections(dsn: str) -> None:
 async def test_an_idle_connection_that_was_lost_is_noticed_before_it_is_used(
     database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await database.ping()
+    await upgrade(database)
     await end_connections(settings.database_url.replace("+asyncpg", ""))
     monkeypatch.setattr(engine, "IDLE_S", 0)
     await database.ping()
@@ -64,6 +66,7 @@ async def test_an_idle_connection_that_was_lost_is_noticed_before_it_is_used(
 async def test_a_connection_that_was_lost_under_load_costs_one_unavailable_answer(
     database: Database, settings: Settings
 ) -> None:
+    await upgrade(database)
     await database.ping()
     await end_connections(settings.database_url.replace("+asyncpg", ""))
     with pytest.raises(DBAPIError) as lost:
@@ -72,6 +75,17 @@ async def test_a_connection_that_was_lost_under_load_costs_one_unavailable_answe
     assert told is not None
     assert told.status == 503
     await database.ping()
+
+
+async def test_a_server_that_only_reads_is_not_healthy(database: Database, settings: Settings) -> None:
+    await upgrade(database)
+    async with database.write() as connection:
+        name = (await connection.execute(text("SELECT current_database()"))).scalar_one()
+        await connection.execute(text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'))
+    later = Database(settings.database_url)
+    with pytest.raises(ConnectionError):
+        await later.ping()
+    await later.close()
 
 
 async def test_a_kept_connection_that_was_lost_is_replaced(database: Database, settings: Settings) -> None:

@@ -25,6 +25,7 @@ from tests.unit.gateway.test_hls import (
 from tests.unit.gateway.test_jobs import (
     test_a_cancellation_whose_gateway_died_is_finished,
     test_a_job_that_ends_while_it_is_cancelled_keeps_its_verdict,
+    test_a_job_that_is_deleted_while_its_video_is_asked_for_is_404,
     test_a_running_job_that_is_cancelled_is_decided_and_its_workers_hurried,
     test_deleting_removes_the_job_and_its_data,
     test_jobs_are_filtered_by_the_time_of_their_creation,
@@ -49,6 +50,7 @@ __all__ = [
     "store",
     "test_a_cancellation_whose_gateway_died_is_finished",
     "test_a_job_that_ends_while_it_is_cancelled_keeps_its_verdict",
+    "test_a_job_that_is_deleted_while_its_video_is_asked_for_is_404",
     "test_a_receiver_hears_once_however_often_its_request_joins",
     "test_a_request_sent_again_gets_the_first_answer",
     "test_a_running_job_that_is_cancelled_is_decided_and_its_workers_hurried",

@@ -8,6 +8,7 @@ from tests.unit.gateway.fixtures import broker, bus, open_world, settings, store
 from tests.unit.gateway.test_rebuild import (
     open_site,
     test_a_job_goes_on_with_the_epoch_after_that_of_its_render,
+    test_a_log_that_cannot_be_kept_holds_up_no_other,
     test_a_log_that_was_not_kept_is_told_by_the_records,
     test_a_stage_that_was_done_is_not_repeated,
     test_a_sweep_before_the_rebuild_takes_nothing,
@@ -26,6 +27,7 @@ __all__ = [
     "settings",
     "store",
     "test_a_job_goes_on_with_the_epoch_after_that_of_its_render",
+    "test_a_log_that_cannot_be_kept_holds_up_no_other",
     "test_a_log_that_was_not_kept_is_told_by_the_records",
     "test_a_stage_that_was_done_is_not_repeated",
     "test_a_sweep_before_the_rebuild_takes_nothing",

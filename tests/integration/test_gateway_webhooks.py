@@ -33,6 +33,7 @@ from tests.unit.gateway.test_webhook_delivery import (
     test_a_hanging_receiver_delays_no_other,
     test_a_job_is_told_from_start_to_end,
     test_a_jobs_own_receiver_hears_of_that_job_only,
+    test_a_long_log_is_forgotten_in_parts,
     test_progress_never_holds_back_what_comes_later,
     test_several_senders_share_the_work_and_keep_the_order,
 )
@@ -45,6 +46,7 @@ from tests.unit.gateway.test_webhooks import (
     test_for_a_day_after_a_rotation_both_secrets_sign,
     test_the_secret_of_single_jobs_is_rotated_alike,
     test_webhooks_are_listed_in_pages_newest_first,
+    test_what_is_deleted_while_a_message_is_asked_for_is_404,
 )
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "test_a_hanging_receiver_delays_no_other",
     "test_a_job_is_told_from_start_to_end",
     "test_a_jobs_own_receiver_hears_of_that_job_only",
+    "test_a_long_log_is_forgotten_in_parts",
     "test_a_rotation_whose_answer_was_lost_is_repeated",
     "test_a_test_message_is_signed_logged_and_sent_again_on_demand",
     "test_a_webhook_is_made_read_changed_and_deleted",
@@ -69,6 +72,7 @@ __all__ = [
     "test_several_senders_share_the_work_and_keep_the_order",
     "test_the_secret_of_single_jobs_is_rotated_alike",
     "test_webhooks_are_listed_in_pages_newest_first",
+    "test_what_is_deleted_while_a_message_is_asked_for_is_404",
     "world",
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import string
 import threading
 import time
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from pipeline.errors import AlreadyExists, InvalidKey, ObjectCorrupt, ObjectMissing, PreconditionFailed
+from pipeline.errors import AlreadyExists, InvalidKey, ObjectCorrupt, ObjectMissing, PreconditionFailed, StoreError
 from pipeline.store.base import ObjectStore
 from pipeline.store.factory import open_store
 from pipeline.store.local import PIECE, FileStore
@@ -51,6 +52,16 @@ def race(write: Callable[[int], object]) -> list[int]:
 def test_honours_conditions(store):
     store.probe()
     assert list(store.list("")) == []
+
+
+def test_a_store_whose_place_is_gone_says_so(store):
+    store.ping()
+    if isinstance(store, FileStore):
+        shutil.rmtree(store._objects.parent)
+    else:
+        store._bucket = "no-such-bucket"
+    with pytest.raises(StoreError, match=r"missing|no bucket"):
+        store.ping()
 
 
 def test_create_keeps_what_is_there(store):

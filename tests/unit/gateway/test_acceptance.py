@@ -295,10 +295,10 @@ async def test_the_safety_hook_is_asked_before_a_job_is_queued(open_world: OpenW
 
 async def test_expired_jobs_are_removed_with_their_data(world: World) -> None:
     kept, expired = await finished(world), await finished(world, expires_in=60)
-    assert await housekeeping.expire(world.gateway) == 0
+    assert await housekeeping.expire(world.gateway) == (0, 0)
     async with world.gateway.database.write() as connection:
         await connection.execute(update(jobs).where(jobs.c.id == expired).values(expires_at=now()))
-    assert await housekeeping.expire(world.gateway) == 1
+    assert await housekeeping.expire(world.gateway) == (1, 0)
     await error(await world.get(f"/jobs/{expired}"), 404, "RESOURCE_NOT_FOUND")
     assert Jobs(world.store).present(expired) == {keys.final(expired)}
     assert (await world.data(f"/jobs/{kept}"))["status"] == "completed"

@@ -17,7 +17,7 @@ from gateway import health
 from gateway.auth.base import Principal, Role, TokenExpiredError, TokenInvalidError
 from gateway.auth.clerk import ClerkAuthenticator
 from gateway.auth.http import ProviderError
-from gateway.auth.jwks import APART_S, FRESH_S, KeySet
+from gateway.auth.jwks import APART_S, FRESH_S, RETRY_S, KeySet
 from gateway.auth.oidc import OidcAuthenticator
 from pipeline.vocabulary import now
 from tests.unit.gateway.fixtures import OpenWorld
@@ -181,10 +181,13 @@ class Rotation:
 
     def __init__(self, issuer: Issuer) -> None:
         self.issuer, self.at, self.fetched, self.down = issuer, 0.0, 0, False
+        self.silent: asyncio.Event | None = None
         self.keys = KeySet(self.fetch, clock=lambda: self.at)
 
     async def fetch(self) -> dict[str, Any]:
         self.fetched += 1
+        if self.silent is not None:
+            await self.silent.wait()
         if self.down:
             raise ProviderError("down")
         return self.issuer.jwks()
@@ -210,9 +213,27 @@ async def test_withdrawn_keys_go_within_the_hour_unless_the_issuer_is_away(issue
     issuer.signing = {"second": STRONG[1]}
     rotation.at, rotation.down = FRESH_S + 1, True
     await rotation.keys.key(token)
-    rotation.at, rotation.down = FRESH_S + APART_S + 2, False
+    rotation.at, rotation.down = FRESH_S + RETRY_S + 2, False
+    await rotation.keys.key(token)
+    await rotation.keys.refresh()
+    assert rotation.fetched == 3, "it was asked behind the last token's back"
     with pytest.raises(TokenInvalidError):
         await rotation.keys.key(token)
+
+
+async def test_nobody_with_a_known_key_waits_for_an_issuer_that_stays_silent(issuer: Issuer) -> None:
+    rotation = Rotation(issuer)
+    await rotation.keys.key(issuer.token())
+    rotation.at, rotation.down = FRESH_S + 1, True
+    await rotation.keys.key(issuer.token())
+    rotation.at, rotation.silent = rotation.at + APART_S, asyncio.Event()
+    async with asyncio.timeout(10):
+        for _ in range(3):
+            await rotation.keys.key(issuer.token())
+    rotation.silent.set()
+    with pytest.raises(ProviderError):
+        await rotation.keys.refresh()
+    assert rotation.fetched == 3
 
 
 async def test_without_any_key_it_is_the_issuer_who_is_away(issuer: Issuer) -> None:
@@ -222,6 +243,29 @@ async def test_without_any_key_it_is_the_issuer_who_is_away(issuer: Issuer) -> N
         with pytest.raises(ProviderError):
             await rotation.keys.key(issuer.token())
     assert rotation.fetched == 1
+    rotation.at, rotation.down = RETRY_S, False
+    await rotation.keys.key(issuer.token())
+
+
+async def test_a_key_that_is_new_while_the_issuer_is_away_is_not_called_wrong(issuer: Issuer) -> None:
+    rotation = Rotation(issuer)
+    await rotation.keys.key(issuer.token())
+    issuer.signing = {"second": STRONG[1]}
+    rotation.at, rotation.down = APART_S, True
+    for _ in range(2):
+        with pytest.raises(ProviderError):
+            await rotation.keys.key(issuer.token("second"))
+    rotation.at, rotation.down = APART_S + RETRY_S, False
+    await rotation.keys.key(issuer.token("second"))
+
+
+async def test_the_keys_that_a_health_check_gets_are_kept(issuer: Issuer, oidc: OidcAuthenticator) -> None:
+    issuer.down = True
+    with pytest.raises(ProviderError):
+        await oidc.authenticate(issuer.token(aud="t2m"))
+    issuer.down = False
+    await oidc.ping()
+    await oidc.authenticate(issuer.token(aud="t2m"))
 
 
 @pytest.mark.parametrize(

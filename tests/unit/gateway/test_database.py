@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import event, insert, inspect, select, text
-from sqlalchemy.exc import IntegrityError, StatementError
+from sqlalchemy.exc import IntegrityError, OperationalError, StatementError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from config.settings import Settings
-from gateway.database import events, migrate, workers
+from gateway.database import deliveries, events, figures, files, jobs, migrate, pace, webhooks, workers
 from gateway.database.engine import Database
 from gateway.database.pieces import one_of
 from gateway.database.tables import metadata
@@ -24,6 +26,18 @@ TABLES = {"jobs", "events", "artifacts", "workers", "idempotency_keys"}
 TABLES |= {"limit_grants", "limit_uses"}
 TABLES |= {"files", "file_thumbnails", "file_accesses", "unreferenced"}
 TABLES |= {"webhooks", "webhook_secrets", "deliveries", "delivery_attempts"}
+Ask = Callable[[AsyncConnection], Awaitable[object]]
+OFTEN: dict[str, tuple[Ask, tuple[str, ...]]] = {
+    "waits": (lambda connection: figures.waits(connection, now()), ("(started_at>?)",)),
+    "ended": (lambda connection: figures.ended(connection, now()), ("(status=? AND completed_at>?)",)),
+    "cache": (lambda connection: figures.completed(connection, 9), ("ix_jobs_status_completed_at (status=?)",)),
+    "pace": (lambda connection: pace.measured(connection, "tiny", 9), ("(model=? AND status=?)",)),
+    "dispatch": (lambda connection: jobs.claim(connection, "tiny", 9), ("(model=? AND status=?)",)),
+    "old log": (lambda connection: deliveries.forget(connection, now(), 9), ("(ended_at<?)",)),
+    "expired": (lambda connection: files.expired(connection, now(), 9), ("(expires_at<?)", "(created_at<?)")),
+    "webhooks": (lambda connection: webhooks.listening(connection, ["a", "b"]), ("(user_id=? AND job_id=?)",)),
+}
+"""What is asked again and again of tables that grow, and how SQLite is to look it up."""
 
 
 @pytest.fixture
@@ -129,6 +143,28 @@ async def test_few_different_statements_ask_for_any_number_of_values(database: D
     assert len({statement for statement in asked if "workers" in statement}) == 8  # for 0, 1, 2, 4 … 64
 
 
+async def test_the_loop_goes_on_while_the_database_is_surveyed(database: Database) -> None:
+    numbers = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 1000000)"
+
+    async def survey() -> int:
+        async with database.survey() as connection:
+            return int((await connection.execute(text(f"{numbers} SELECT max(x) FROM n"))).scalar_one())
+
+    turns, task = 0, asyncio.create_task(survey())
+    while not task.done():
+        await asyncio.sleep(0.001)
+        turns += 1
+    assert task.result() == 1_000_000
+    assert turns > 10
+
+
+async def test_a_survey_changes_nothing(database: Database) -> None:
+    await migrate.upgrade(database)
+    with pytest.raises(OperationalError, match="readonly"):
+        async with database.survey() as connection:
+            await connection.execute(table.delete())
+
+
 async def test_errors_hold_no_values(database: Database) -> None:
     await migrate.upgrade(database)
     statement = insert(table).values(id="w", host="s3cret")
@@ -151,6 +187,20 @@ async def test_sweeps_find_references_by_an_index(database: Database) -> None:
         for table in ("artifacts", "files", "file_thumbnails"):
             plan = (await connection.execute(text("EXPLAIN QUERY PLAN " + asked.format(table)))).all()
             assert f"ix_{table}_key" in str(plan)
+
+
+@pytest.mark.parametrize(("ask", "lookups"), OFTEN.values(), ids=OFTEN.keys())
+async def test_what_is_asked_often_reads_no_whole_table(database: Database, ask: Ask, lookups: tuple[str, ...]) -> None:
+    await migrate.upgrade(database)
+    asked: list[tuple[str, tuple[object, ...]]] = []
+    async with database.write() as connection:
+        event.listen(database.engine.sync_engine, "before_cursor_execute", lambda *about: asked.append(about[2:4]))
+        await ask(connection)
+        plans = [await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", values) for query, values in asked[:]]
+        steps = [row.detail for plan in plans for row in plan]
+    assert not [step for step in steps if re.match("SCAN (jobs|files|deliveries|webhooks)", step)]
+    for lookup in lookups:
+        assert lookup in str(steps)
 
 
 async def test_workers_are_forgotten_when_they_were_silent_for_long(database: Database) -> None:

@@ -8,18 +8,23 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway import lifecycle
+from gateway.database import artifacts
 from gateway.database import jobs as queries
 from gateway.database.tables import jobs
 from gateway.envelope import timestamp
 from pipeline import keys
 from pipeline.errors import BrokerError
 from pipeline.jobs import Jobs
-from pipeline.vocabulary import EventKind, Stage, Status, now
+from pipeline.vocabulary import ArtifactRef, EventKind, Stage, Status, now
 from tests.unit.gateway.fixtures import OpenWorld
 from tests.unit.gateway.support import World, until
 from tests.unit.gateway.test_api import UNKNOWN, error
 from tests.unit.gateway.test_projection import make_projector
+
+WATCHED = ("download", "stream", "stream?format=hls", "thumbnail")
 
 
 async def post(world: World, path: str, user: str = "ada") -> Any:
@@ -248,6 +253,21 @@ async def test_deleting_removes_the_job_and_its_data(world: World) -> None:
     assert final is not None
     assert (final.status, final.artifacts, final.cancelled_by) == (Status.CANCELLED, (), None), "stops stragglers"
     await error(await delete(world, job_id), 404, "RESOURCE_NOT_FOUND")
+
+
+@pytest.mark.parametrize("path", ["jobs/{}", *(f"videos/{{}}/{what}" for what in WATCHED)])
+async def test_a_job_that_is_deleted_while_its_video_is_asked_for_is_404(
+    world: World, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Between the two reads that an answer takes."""
+    job_id, of_job = await world.completed(), artifacts.of_job
+
+    async def too_late(connection: AsyncConnection, job_id: str) -> dict[str, ArtifactRef]:
+        await lifecycle.delete(world.gateway, job_id)
+        return await of_job(connection, job_id)
+
+    monkeypatch.setattr(artifacts, "of_job", too_late)
+    await error(await world.get(f"/{path.format(job_id)}"), 404, "RESOURCE_NOT_FOUND")
 
 
 async def test_a_running_job_is_not_deleted(world: World) -> None:

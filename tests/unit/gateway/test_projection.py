@@ -185,6 +185,19 @@ async def test_a_verdict_of_a_newer_release_does_not_stop_the_others(
     assert [one and one.projection.status for one in found] == [Status.PROCESSING, Status.CANCELLED]
 
 
+async def test_one_does_not_stop_cancellations_from_being_finished_either(
+    database: Database, store: ObjectStore, projector: Projector
+) -> None:
+    newer, job = await accepted(database), await accepted(database)
+    store.create(keys.final(newer.job_id), b'{"version": 99}')
+    async with database.write() as connection:
+        for one in (newer, job):
+            await jobs.begin_cancelling(connection, one.job_id)
+    assert await projector.repair_once(now() + timedelta(seconds=1)) == 1
+    found = await Lookup(database).find(job.job_id, "ada")
+    assert found and found.projection.status is Status.CANCELLED
+
+
 async def test_the_store_decides_not_the_event(database: Database, store: ObjectStore, projector: Projector) -> None:
     job = await accepted(database)
     await projector.project([event(job.job_id, EventKind.COMPLETED, Stage.PUBLISH)])

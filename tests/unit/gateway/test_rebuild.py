@@ -318,6 +318,18 @@ async def test_logs_are_kept_once_and_not_of_deleted_jobs(world: World) -> None:
     assert world.store.head(keys.log(other)) is None
 
 
+async def test_a_log_that_cannot_be_kept_holds_up_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.archive.AT_ONCE", 1)
+    newer, job_id = [await world.completed() for _ in range(2)]
+    verdict, etag = world.store.get(keys.final(newer))
+    etag = world.store.replace(keys.final(newer), b'{"version": 99}', etag)
+    archive, since = Archive(world.gateway.database, Jobs(world.store)), now()
+    assert sorted([await archive.keep(since) for _ in range(3)]) == [0, 0, 1]
+    assert world.store.head(keys.log(job_id)) is not None
+    world.store.replace(keys.final(newer), verdict, etag)
+    assert await archive.keep(now()) == 1
+
+
 async def test_an_upload_that_is_refused_leaves_no_record(world: World) -> None:
     assert (await send(world, b"MZ\x00\x01", "a.exe")).status == 415
     first = await send(world, b"text", key="k")

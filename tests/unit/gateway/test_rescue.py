@@ -15,18 +15,22 @@ from config.catalogue import Catalogue
 from config.settings import BrokerSettings, Settings
 from gateway.database import jobs, migrate, workers
 from gateway.database.engine import Database
+from gateway.database.lookup import Lookup
 from gateway.database.tables import jobs as table
 from gateway.ledger import Ledger
 from gateway.metrics import Metrics
 from gateway.news import News
+from gateway.outlook import Outlook
 from gateway.rescue import MOST_EPOCHS, Rescue
 from gateway.webhooks.announcer import Announcer
+from pipeline import keys
 from pipeline.dead_letters import DeadLetter, DeadLetters
 from pipeline.errors import ObjectMissing
 from pipeline.jobs import Jobs
 from pipeline.store.local import FileStore
 from pipeline.topology import all_queues
-from pipeline.vocabulary import Final, Stage, StageMessage, Status, now
+from pipeline.vocabulary import EventKind, Final, Stage, StageMessage, Status, now
+from tests.unit.gateway.support import event
 from tests.unit.gateway.test_dispatcher import Scene
 
 CATALOGUE = Catalogue.load()
@@ -39,8 +43,10 @@ class Rescued:
     def __init__(self, scene: Scene, store: Jobs) -> None:
         self.scene, self.store, self.wake = scene, store, asyncio.Event()
         self.metrics = metrics = Metrics()
-        ledger = Ledger(scene.database, News(scene.database), metrics, Announcer(scene.settings))
-        self.rescue = Rescue(scene.settings, CATALOGUE, scene.database, scene.broker, store, ledger, metrics, self.wake)
+        self.ledger = Ledger(scene.database, News(scene.database), metrics, Announcer(scene.settings))
+        self.rescue = Rescue(
+            scene.settings, CATALOGUE, scene.database, scene.broker, store, self.ledger, metrics, self.wake
+        )
         self.lease = scene.settings.worker.lease
 
     async def sent(self, silent_leases: float, **values: object) -> str:
@@ -51,6 +57,13 @@ class Rescued:
             job_id, **{"epoch": 1, "claimed_at": at, "dispatched_at": at, "updated_at": at} | values
         )
         return job_id
+
+    async def seen(self, job_id: str) -> tuple[str, int, int | None]:
+        """Stage, progress and place in the queue, as its owner sees them."""
+        job = await Lookup(self.scene.database).find(job_id, "ada")
+        assert job is not None
+        forecast = await Outlook(self.scene.settings, CATALOGUE, self.scene.database).of(job)
+        return job.projection.activity, job.projection.percent, forecast.position
 
     async def row(self, job_id: str) -> object:
         async with self.scene.database.read() as connection:
@@ -112,6 +125,32 @@ async def test_a_job_is_not_sent_for_ever(rescued: Rescued) -> None:
     row = await rescued.row(job_id)
     assert (row.status, row.failure["code"]) == (Status.FAILED, "WorkerLost")
     assert await rescued.scene.dispatcher().dispatch() == 0
+
+
+async def test_a_verdict_of_a_newer_release_does_not_stop_the_others(rescued: Rescued) -> None:
+    await rescued.scene.beat("all", queues=ALL)
+    newer = await rescued.sent(50, epoch=MOST_EPOCHS)
+    rescued.store.store.create(keys.final(newer), b'{"version": 99}')
+    job_id = await rescued.sent(49, epoch=MOST_EPOCHS)
+    assert await rescued.rescue.send_again() == 2
+    assert (await rescued.row(newer)).status == Status.PROCESSING
+    assert (await rescued.row(job_id)).status == Status.FAILED
+
+
+@pytest.mark.parametrize(("stage", "progress"), [(Stage.RENDER, 35.0), (Stage.ENCODE, 75.0)])
+async def test_a_job_that_is_sent_again_has_a_place_in_the_queue(
+    rescued: Rescued, stage: Stage, progress: float
+) -> None:
+    """It waits for a renderer, though it knows how far it had come."""
+    await rescued.scene.beat("all", queues=ALL)
+    reached = {"stage": stage, "position": [1, 0, 0, 9], "progress": progress}
+    job_id = await rescued.sent(3.1, **reached)
+    await rescued.rescue.send_again()
+    assert await rescued.seen(job_id) == ("queued", int(progress), 1)
+    await rescued.scene.dispatcher().dispatch()
+    assert await rescued.seen(job_id) == ("queued", int(progress), 1)
+    await rescued.ledger.enter([event(job_id, EventKind.STARTED, Stage.RENDER, epoch=2)], {})
+    assert await rescued.seen(job_id) == ("rendering", int(progress), None)
 
 
 async def test_the_more_often_a_job_was_sent_the_longer_it_may_wait(rescued: Rescued) -> None:

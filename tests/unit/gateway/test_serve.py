@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from sqlalchemy import make_url
 
 from config.catalogue import Catalogue
 from config.settings import Settings
@@ -28,6 +30,7 @@ from gateway.metrics import Metrics
 from gateway.roles import Roles
 from gateway.serve import run_gateway
 from pipeline.errors import StoreError
+from pipeline.store.s3 import S3Store
 from tests.unit.gateway.fixtures import OpenWorld
 from tests.unit.gateway.support import API, World, until
 from tests.unit.gateway.test_api import error
@@ -43,6 +46,35 @@ async def test_health_says_which_part_is_down(world: World) -> None:
     assert told["details"]["unhealthy"] == ["store"]
     states = {name: part["status"] for name, part in told["details"]["dependencies"].items()}
     assert states == {"database": "healthy", "store": "unhealthy"}
+
+
+@pytest.mark.parametrize("part", ["database", "store"])
+async def test_health_notices_what_was_lost_under_a_running_gateway(
+    world: World, settings: Settings, part: str
+) -> None:
+    assert (await world.client.get(f"{API}/system/health")).status == 200
+    if part == "store":
+        shutil.rmtree(settings.data_dir / "store")
+    else:
+        with Path(make_url(settings.database_url).database or "").open("r+b") as file:
+            file.write(bytes(4096))
+    await asyncio.sleep(health.FRESH_S)  # however many ask, the parts are asked once in that time
+    told = await error(await world.client.get(f"{API}/system/health"), 503, "SERVICE_UNAVAILABLE")
+    assert told["details"]["unhealthy"] == [part]
+
+
+async def test_a_silent_store_keeps_one_thread_busy_however_often_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "LIMIT_S", 0.1)
+    monkeypatch.setattr("pipeline.store.s3.PAUSES_S", (0.01,))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        endpoint = f"127.0.0.1:{silent.getsockname()[1]}"
+        check = health.alone(S3Store(endpoint, "key", "secret", "bucket", secure=False, region="us-east-1").ping)
+        assert [(await health.ask("store", check)).healthy for _ in range(3)] == [False] * 3
+        asked, _ = silent.accept()
+        asked.close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
 
 
 async def test_a_part_that_hangs_is_down(monkeypatch: pytest.MonkeyPatch) -> None:

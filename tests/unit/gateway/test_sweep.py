@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,18 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.database import blobs
+from gateway.database.blobs import Shared
 from gateway.sweep import FANS, Swept, sweep
 from pipeline import keys
+from pipeline.jobs import Jobs
+from pipeline.store.base import ObjectInfo, ObjectStore
+from pipeline.store.local import FileStore
 from pipeline.vocabulary import Final, Stage, StageRecord, Status, new_id, now
-from tests.unit.gateway.support import API, MEDIA, World, content
+from tests.unit.gateway.fixtures import OpenWorld
+from tests.unit.gateway.support import API, MEDIA, World, content, until
 from tests.unit.gateway.uploading import picture, upload
 
 AT_ONCE = timedelta(0)
@@ -162,6 +170,23 @@ async def test_the_numbers_move_with_the_world(world: World) -> None:
     assert (await numbers(world))["unreferenced_blobs"] == 0
 
 
+async def test_many_who_ask_for_the_numbers_share_an_answer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, count = 0, blobs.shared
+
+    async def counted(connection: AsyncConnection) -> Shared:
+        nonlocal asked
+        asked += 1
+        while asked == 1 and world.gateway.traffic.under_way < 20:
+            await asyncio.sleep(0.001)
+        return await count(connection)
+
+    monkeypatch.setattr(blobs, "shared", counted)
+    await upload(world, b"text")
+    told = await asyncio.gather(*(numbers(world) for _ in range(20)))
+    assert [one["stored_bytes"] for one in told] == [4] * 20
+    assert 1 < asked < 20, "each answer is to a question asked after it was wanted"
+
+
 async def test_uploads_and_sweeps_at_the_same_time_lose_nothing(world: World) -> None:
     async def again_and_again(user: str) -> str:
         for _ in range(4):
@@ -267,6 +292,60 @@ async def test_what_died_on_its_way_in_is_swept(world: World) -> None:
     assert world.store.head("incoming/0123") is not None
     await sweep_in(world, AT_ONCE)
     assert world.store.head("incoming/0123") is None
+
+
+class Watched:
+    """A store that tells how many objects of jobs were listed before one of theirs was read."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self.ahead = self.most = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        for info in self._store.list(prefix):
+            self.ahead += info.key.startswith(keys.JOBS)
+            self.most = max(self.most, self.ahead)
+            yield info
+
+    def get(self, key: str) -> tuple[bytes, str]:
+        self.ahead -= key.startswith(keys.JOBS)
+        return self._store.get(key)
+
+
+async def test_however_many_jobs_there_are_few_are_held_at_a_time(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.sweep.TOGETHER", 5)
+    path = tmp_path / "named"
+    refs = set()
+    for number in range(30):
+        path.write_bytes(b"%d" % number)
+        ref = world.store.put_file(path, path.name, "text/plain")
+        refs.add(ref.key)
+        for name in ("a.json", "b.json"):
+            world.store.create(f"{keys.JOBS}job_{number:02}/{name}", ref.digest.encode())
+    watched: Any = Watched(world.store)
+    for _ in range(2):
+        await sweep(Jobs(watched), world.gateway.database, AT_ONCE)
+    assert stored(world) == refs
+    assert (watched.ahead, watched.most) == (0, 11), "five jobs, and the first object of the next"
+
+
+async def test_a_gateway_sweeps_soon_after_its_start(
+    open_world: OpenWorld, store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.sweep.FIRST_S", 0.0)
+    store.create("incoming/0123", b"half a file")
+    os.utime(store.local_path("incoming/0123"), (0, 0))
+    await open_world()
+
+    async def swept() -> bool | None:
+        return store.head("incoming/0123") is None or None
+
+    await until(swept)
 
 
 def test_blobs_lie_where_the_sweep_looks() -> None:

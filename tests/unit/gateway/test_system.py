@@ -13,12 +13,14 @@ from sqlalchemy import update
 
 from config.settings import Settings
 from gateway.auth.base import Role
-from gateway.database.tables import jobs
+from gateway.database.jobs import send_again
+from gateway.database.tables import files, jobs
 from gateway.traffic import Traffic
 from pipeline.vocabulary import EventKind, Stage, now
 from tests.unit.gateway.fixtures import OpenWorld
 from tests.unit.gateway.support import API, World, until
 from tests.unit.gateway.test_api import error
+from tests.unit.gateway.uploading import upload
 
 GPU = {"name": "H100", "memory_used_bytes": 1, "memory_total_bytes": 2, "utilisation": 0.5}
 ADMIN_POSTS = ("/system/cache/invalidate", "/system/cache/warm", "/system/optimize")
@@ -75,8 +77,13 @@ async def test_the_queue(world: World) -> None:
     running = await reached(world, "/system/queue", lambda data: data["running_jobs"] == 1)
     assert running["pending_jobs"] == 0
     assert running["average_wait_seconds"] >= 0
+    async with world.gateway.database.write() as connection:
+        await send_again(connection, [job_id])
+    lost = await world.data("/system/queue")
+    assert (lost["pending_jobs"], lost["running_jobs"], lost["waiting_jobs"] + lost["dispatched_jobs"]) == (1, 0, 1)
+    assert lost["oldest_wait_seconds"] >= 0
     await world.work(world.worker.complete, job_id)
-    await reached(world, "/system/queue", lambda data: data["running_jobs"] == 0)
+    await reached(world, "/system/queue", lambda data: data["pending_jobs"] == data["running_jobs"] == 0)
 
 
 async def test_performance_over_the_asked_hours(world: World) -> None:
@@ -155,6 +162,17 @@ async def test_what_is_to_be_forgotten_must_be_said_so_that_it_is_understood(wor
     assert (await world.data("/system/cache"))["entries"] == 1
 
 
+FORM = "application/x-www-form-urlencoded"
+ILLEGIBLE = [(FORM, b"pattern=\xff"), (f"{FORM}; charset=foo", b"pattern=a"), (f"{FORM}; charset=base64", b"pattern=a")]
+
+
+@pytest.mark.parametrize(("kind", "body"), ILLEGIBLE, ids=["utf-8", "unknown", "no charset"])
+async def test_a_form_that_cannot_be_read_is_refused(world: World, kind: str, body: bytes) -> None:
+    headers = {"Authorization": f"Bearer {world.token('root', Role.ADMIN)}", "Content-Type": kind}
+    response = await world.client.post(f"{API}/system/cache/invalidate", headers=headers, data=body)
+    assert set((await error(response, 400, "VALIDATION_ERROR"))["details"]) == {"body"}
+
+
 async def test_nothing_cached_outlives_what_another_process_deleted(open_world: OpenWorld) -> None:
     first, second = await open_world(), await open_world()
     job_id = await first.completed()
@@ -166,10 +184,14 @@ async def test_nothing_cached_outlives_what_another_process_deleted(open_world: 
 
 async def test_optimizing_removes_what_has_expired(world: World) -> None:
     job_id = await world.completed()
+    for data in (b"one", b"two"):
+        await upload(world, data)
     async with world.gateway.database.write() as connection:
-        await connection.execute(update(jobs).values(expires_at=now() - timedelta(seconds=1)))
+        for table in (jobs, files):
+            await connection.execute(update(table).values(expires_at=now() - timedelta(seconds=1)))
     done = await admin(world, "/system/optimize")
-    assert done["database_analyzed"] is True and done["expired_jobs_removed"] == 1
+    assert done["database_analyzed"] is True
+    assert (done["expired_jobs_removed"], done["expired_files_removed"]) == (1, 2)
     await error(await world.get(f"/jobs/{job_id}"), 404, "RESOURCE_NOT_FOUND")
 
 

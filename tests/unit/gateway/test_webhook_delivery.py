@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import func, select, update
@@ -361,8 +361,24 @@ async def test_the_log_is_kept_for_so_long_and_no_longer(local_world: World) -> 
         webhook_id = await listening(world, receiver)
         await ended(world, await queued(world, f"/webhooks/{webhook_id}/test"))
         async with world.gateway.database.write() as connection:
-            assert await deliveries.forget(connection, now()) == 1
+            assert await deliveries.forget(connection, now(), 10) == 1
         assert await log_of(world, webhook_id) == []
+
+
+async def test_a_long_log_is_forgotten_in_parts(local_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, unused = local_world, cast(Any, None)
+    monkeypatch.setattr("gateway.webhooks.sender.FORGET_AT_ONCE", 2)
+    async with running() as receiver:
+        webhook_id = await listening(world, receiver)
+    async with world.gateway.database.write() as connection:
+        for _ in range(6):
+            await deliveries.add_alone(connection, webhook_id, "job.completed", "{}")
+        old = now() - timedelta(days=world.settings.webhooks.keep_days + 1)
+        ended = update(table).values(status=deliveries.DeliveryStatus.DELIVERED, ended_at=old)
+        await connection.execute(ended.where(table.c.id.in_(select(table.c.id).limit(5))))
+        assert await deliveries.forget(connection, now(), 2) == 2
+    await Sender(world.settings.webhooks, world.gateway.database, unused, unused, asyncio.Event())._forget()
+    assert await log_of(world, webhook_id) == [("job.completed", "pending")]
 
 
 @pytest.mark.parametrize("attempts", range(1, 12))

@@ -11,8 +11,11 @@ from aiohttp import ClientResponse
 from sqlalchemy import select
 
 from config.settings import Settings
-from gateway.database import webhooks
+from gateway import lifecycle
+from gateway.database import deliveries, webhooks
+from gateway.database.deliveries import Delivery
 from gateway.database.tables import webhook_secrets
+from gateway.database.webhooks import Webhook
 from gateway.routes.webhooks import MAX_WEBHOOKS
 from gateway.webhooks.messages import EVENTS
 from tests.unit.gateway.fixtures import OpenWorld
@@ -262,6 +265,38 @@ async def test_an_inactive_webhook_sends_nothing(local_world: World) -> None:
         await world.completed()
         assert (await world.data(f"{path}/deliveries"))["items"] == []
     assert receiver.got == []
+
+
+async def test_what_is_deleted_while_a_message_is_asked_for_is_404(
+    local_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between reading what is to be sent and putting it on its way."""
+    world = local_world
+    async with running() as receiver:
+        webhook_id = await listening(world, receiver)
+        job_id = await world.completed()
+        await receiver.reached(2)
+        (delivery, _) = (await world.data(f"/webhooks/{webhook_id}/deliveries"))["items"]
+    found, found_delivery = webhooks.find, deliveries.find
+
+    async def and_then_the_job_goes(*asked: Any) -> Delivery | None:
+        delivery = await found_delivery(*asked)
+        await lifecycle.delete(world.gateway, job_id)
+        return delivery
+
+    async def and_then_it_goes(*asked: Any) -> Webhook | None:
+        webhook = await found(*asked)
+        async with world.gateway.database.write() as connection:
+            await webhooks.remove(connection, webhook_id, "ada")
+        return webhook
+
+    monkeypatch.setattr(deliveries, "find", and_then_the_job_goes)
+    path = f"/webhooks/{webhook_id}/deliveries/{delivery['id']}/redeliver"
+    told = await error(await send(world, "POST", path), 404, "RESOURCE_NOT_FOUND")
+    assert told["message"] == "Delivery not found"
+    monkeypatch.setattr(webhooks, "find", and_then_it_goes)
+    told = await error(await send(world, "POST", f"/webhooks/{webhook_id}/test", {}), 404, "RESOURCE_NOT_FOUND")
+    assert told["message"] == "Webhook not found"
 
 
 async def test_secrets_are_in_no_log(local_world: World, capfd: pytest.CaptureFixture[str]) -> None:
