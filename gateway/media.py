@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -28,6 +29,8 @@ CHUNK = 1 << 18
 """Bytes moved at a time from a remote store."""
 STORE_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=30)
 """Bounds each wait for the store; a slow client may take as long as it likes."""
+UNREAD_MS = 60_000
+"""A client that takes no bytes for so long is let go. The kernel sees to it, at no cost for each piece."""
 
 CACHING = "private, no-cache"
 """Kept by the client, which asks each time whether it still may."""
@@ -50,7 +53,8 @@ class Media:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
-        self._session = aiohttp.ClientSession(timeout=STORE_TIMEOUT, auto_decompress=False)
+        connector = aiohttp.TCPConnector(limit=0)  # one for each client that reads: no download waits for another
+        self._session = aiohttp.ClientSession(connector=connector, timeout=STORE_TIMEOUT, auto_decompress=False)
 
     async def close(self) -> None:
         """Release the connections to the store."""
@@ -80,7 +84,8 @@ class Media:
         response = web.StreamResponse(status=200 if span is None else 206, headers=headers)
         response.content_length = ref.size if span is None else span.length
         if request.method == "HEAD":
-            await response.prepare(request)
+            with _sending(request):
+                await response.prepare(request)
             return response
         return await self._send(request, response, ref, span or Span(0, ref.size, ref.size))
 
@@ -123,8 +128,8 @@ class Media:
         self, request: web.Request, response: web.StreamResponse, url: str, span: Span
     ) -> web.StreamResponse:
         async with _opened(self._session, url, span) as source:
-            await response.prepare(request)
             with _sending(request):
+                await response.prepare(request)
                 async for piece in source.content.iter_chunked(CHUNK):
                     await response.write(piece)
                 await response.write_eof()
@@ -148,13 +153,16 @@ async def _opened(session: aiohttp.ClientSession, url: str, span: Span) -> Async
 
 @contextmanager
 def _sending(request: web.Request) -> Iterator[None]:
-    """Once the header is out, only a closed connection can tell the client that the body is not whole."""
+    """Only a closed connection can tell the client that the body is not whole; a client that has left is no error."""
+    transport = request.transport
     try:
+        if transport is not None:
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MS)
         yield
     except (OSError, aiohttp.ClientError) as error:
         log.info("transfer broken off", error=repr(error))
-        if request.transport is not None:
-            request.transport.abort()
+        if transport is not None:
+            transport.abort()
 
 
 def _described(ref: ArtifactRef, filename: str, *, inline: bool, charset: str | None = None) -> dict[str, str]:
@@ -182,10 +190,10 @@ def _span(request: web.Request, etag: str, size: int) -> Span | None:
 
 async def _send_file(request: web.Request, response: web.StreamResponse, path: Path, span: Span) -> web.StreamResponse:
     file = await asyncio.to_thread(path.open, "rb")
-    with file:
+    with file, _sending(request):
         await response.prepare(request)
-        with _sending(request):
-            if span.length and request.transport is not None:
-                await asyncio.get_running_loop().sendfile(request.transport, file, span.start, span.length)
-            await response.write_eof()
+        transport = request.transport
+        if span.length and transport is not None and not transport.is_closing():
+            await asyncio.get_running_loop().sendfile(transport, file, span.start, span.length)
+        await response.write_eof()
     return response

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.database.pieces import one_of
 from gateway.database.tables import file_accesses as accesses
+from gateway.database.tables import files, jobs
 from pipeline.vocabulary import now
 
 
@@ -36,15 +37,23 @@ class Day:
 
 
 async def note(connection: AsyncConnection, file_id: str, user_id: str, kind: Kind, *, signed: bool) -> None:
-    """Count one more; concurrent ones add up."""
+    """Count one more, unless the file was deleted meanwhile; concurrent ones add up."""
     build = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     at = now()
-    statement = build(accesses).values(
-        file_id=file_id, day=at.date(), kind=kind, signed=signed, user_id=user_id, count=1, last_at=at
-    )
+    seen = {"day": at.date(), "last_at": at, "count": 1}
+    values = {"file_id": file_id, "user_id": user_id, "kind": kind, "signed": signed, **seen}
+    row = select(*(literal(value, accesses.c[name].type) for name, value in values.items())).where(_present(file_id))
+    statement = build(accesses).from_select(list(values), row.with_for_update(read=True, key_share=True))
     keys = ["file_id", "day", "kind", "signed"]
     again = {"count": accesses.c.count + 1, "last_at": at}
     await connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=again))
+
+
+def _present(file_id: str) -> ColumnElement[bool]:
+    """Of an upload's row, or of the row of a video's job."""
+    if file_id.startswith("video_"):
+        return jobs.c.id == file_id.replace("video_", "job_", 1)
+    return files.c.id == file_id
 
 
 async def of_file(connection: AsyncConnection, file_id: str) -> list[Day]:

@@ -101,10 +101,9 @@ async def received(
         ApiError: 400 malformed or without a file; 408 too slow; 413 too large, at the first byte too many; 415.
     """
     require_type(request, MULTIPART)
-    left = bounds.quota_left - bounds.arriving[bounds.user_id]
-    most = min(bounds.file_bytes * bounds.files, left)
-    if request.content_length is not None and request.content_length > most + MAX_ENVELOPE:
-        raise _too_large(bounds, most == left)
+    most = min(bounds.file_bytes * bounds.files, bounds.quota_left) + MAX_ENVELOPE
+    if request.content_length is not None and request.content_length > most:
+        raise _too_large(bounds, min(bounds.file_bytes * bounds.files, bounds.quota_left) == bounds.quota_left)
     begun: list[Incoming] = []
     try:
         with _counting(bounds) as fits:
@@ -117,7 +116,7 @@ async def received(
 
 @contextmanager
 def _counting(bounds: Bounds) -> Iterator[Fits]:
-    """Counts the bytes of a request, as long as it is read, and tells whether the quota has room for all that arrives."""
+    """Counts a request's bytes while it is read, and tells whether the quota has room for all that the user sends."""
     size, arriving, user_id = 0, bounds.arriving, bounds.user_id
 
     def fits(more: int) -> bool:

@@ -18,10 +18,10 @@ from gateway.context import Gateway
 from gateway.database import blobs, files
 from gateway.database.files import Upload
 from gateway.envelope import Time, timestamp
-from gateway.errors import ApiError, Code, invalid
+from gateway.errors import ApiError, Code, invalid, unavailable
 from gateway.files import library, names
-from gateway.files.intake import Arrived, Bounds, blocking
-from gateway.files.kinds import ACCEPTED, FileType, detect
+from gateway.files.intake import Arrived, Bounds, accepted, blocking
+from gateway.files.kinds import ACCEPTED, FileType
 from gateway.idempotency import Answer, Attempt, KeyTaken
 from gateway.limits.policy import Limit
 from gateway.links import link
@@ -109,11 +109,11 @@ async def bounds(gateway: Gateway, user_id: str, most: int, attempt: Attempt | N
     """
     settings = gateway.settings.files
     if await idempotency.used(gateway.database, attempt):
-        return Bounds(settings.max_bytes, settings.quota_bytes, most)
+        return Bounds(user_id, gateway.arriving, settings.max_bytes, settings.quota_bytes, most)
     await gateway.limiter.foresee(Limit.UPLOADS, user_id)
     async with gateway.database.read() as connection:
         used = await files.used(connection, user_id)
-    return Bounds(settings.max_bytes, max(settings.quota_bytes - used, 0), most)
+    return Bounds(user_id, gateway.arriving, settings.max_bytes, max(settings.quota_bytes - used, 0), most)
 
 
 async def accept(
@@ -165,7 +165,8 @@ async def _show(gateway: Gateway, upload: Upload, attempt: Attempt | None) -> An
     async with gateway.database.write() as connection:
         await idempotency.keep(connection, attempt, answer)
         await gateway.limiter.charge(connection, Limit.UPLOADS, upload.user_id)
-        await files.show(connection, upload.id)
+        if not await files.show(connection, upload.id):  # taken for one whose gateway had died
+            raise unavailable("Storing the file took too long. Send it again.")
     return answer
 
 
@@ -194,10 +195,7 @@ def _upload(gateway: Gateway, user_id: str, arrived: Arrived, wished: Wishes) ->
         raise invalid({"file": [f"The file's name: {problem}"]})
     if not arrived.size:
         raise invalid({"file": ["The file is empty"]})
-    media_type = detect(arrived.head, arrived.filename)
-    if media_type is None:
-        details = {"file": [f"Its content is none of: {', '.join(sorted(ACCEPTED))}"]}
-        raise ApiError(Code.VALIDATION_ERROR, "Unsupported Media Type", details, status=415)
+    media_type = accepted(arrived.head, arrived.filename)
     types = ACCEPTED[media_type]
     if wished.file_type is not None and wished.file_type not in types:
         raise invalid({"file_type": [f"The file's content is {media_type}, which is of type {' or '.join(types)}"]})

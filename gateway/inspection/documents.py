@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import re
 import zipfile
@@ -32,7 +33,7 @@ CORE = {
 DESCRIBED_IN = ("docProps/core.xml", "meta.xml")
 MAX_XML = 1 << 20
 MAX_TEXT = 32 << 20
-"""Of a longer text only this much is counted."""
+"""Of a longer text only this much is read."""
 
 
 def preload() -> None:
@@ -92,10 +93,12 @@ def _core(xml: bytes) -> dict[str, Any]:
 
 
 def text(file: io.BufferedReader, media_type: str) -> tuple[dict[str, Any], None]:
-    """How long a text is."""
-    data = file.read(MAX_TEXT)
+    """How long a text is, None of one that is too long to be counted."""
+    data = file.read(MAX_TEXT + 1)
+    whole = len(data) <= MAX_TEXT
     try:
-        decoded, encoding = data.decode(), "utf-8"
+        decoded = codecs.getincrementaldecoder("utf-8")().decode(data, final=whole)
     except UnicodeDecodeError:
-        return {"lines": len(data.splitlines()), "encoding": None}, None
-    return {"lines": len(decoded.splitlines()), "words": len(decoded.split()), "encoding": encoding}, None
+        return {"lines": len(data.splitlines()) if whole else None, "encoding": None}, None
+    lines, words = (len(decoded.splitlines()), len(decoded.split())) if whole else (None, None)
+    return {"lines": lines, "words": words, "encoding": "utf-8"}, None

@@ -8,6 +8,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from config.errors import T2MError
 from config.settings import FileSettings
@@ -46,7 +47,7 @@ class Inspector:
         self._wake.set()
 
     async def finished(self, file_id: str, seconds: float) -> None:
-        """Returns when a file was looked into, or after that time."""
+        """Returns when a file was looked into, after that time, or if the database cannot tell: the file is stored."""
         event = self._watched.setdefault(file_id, asyncio.Event())
         self.look()
         try:
@@ -55,7 +56,7 @@ class Inspector:
                     found = (await files.some(connection, [file_id])).get(file_id)
                 if found is not None and found.inspection is Inspection.PENDING:
                     await event.wait()
-        except TimeoutError:
+        except (SQLAlchemyError, OSError):  # also when the time is over
             pass
         finally:
             self._watched.pop(file_id, None)

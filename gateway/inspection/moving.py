@@ -11,7 +11,9 @@ from typing import Any
 
 import av
 from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.video.stream import VideoStream
 from PIL import Image, ImageDraw
 
 from gateway.inspection.pictures import MAX_PIXELS
@@ -102,38 +104,38 @@ def _video(container: InputContainer) -> dict[str, Any]:
         return {}
     stream = container.streams.video[0]
     rate = stream.average_rate
-    return {
-        "width": stream.width,
-        "height": stream.height,
-        "fps": round(float(rate), 3) if rate else None,
-        "codec": stream.codec_context.name,
-    }
+    details = _told(stream, width="width", height="height", codec="name")
+    return details | {"fps": round(float(rate), 3) if rate else None}
 
 
 def _audio(container: InputContainer) -> dict[str, Any] | None:
     if not container.streams.audio:
         return None
     stream = container.streams.audio[0]
-    return {
-        "codec": stream.codec_context.name,
-        "sample_rate": stream.sample_rate,
-        "channels": stream.channels,
-        "audio_bitrate": stream.bit_rate or None,
-    }
+    return _told(stream, codec="name", sample_rate="sample_rate", channels="channels", audio_bitrate="bit_rate")
+
+
+def _told(stream: VideoStream | AudioStream, **attributes: str) -> dict[str, Any]:
+    """What the codec tells, by our names; nothing but None of a codec that FFmpeg does not know."""
+    return {name: getattr(stream.codec_context, attribute, None) or None for name, attribute in attributes.items()}
 
 
 def _picture(container: InputContainer, *, sound_only: bool) -> Image.Image | None:
     if container.streams.video and not sound_only:
         return _frame(container)
-    if container.streams.audio and container.streams.audio[0].codec_context.name in DECODERS:
+    if container.streams.audio and _decodable(container.streams.audio[0]):
         return _waveform(_peaks(container))
     return None
+
+
+def _decodable(stream: VideoStream | AudioStream) -> bool:
+    return getattr(stream.codec_context, "name", None) in DECODERS
 
 
 def _frame(container: InputContainer) -> Image.Image | None:
     stream = container.streams.video[0]
     context = stream.codec_context
-    if context.name not in DECODERS or not 0 < stream.width * stream.height <= MAX_PIXELS:
+    if not _decodable(stream) or not 0 < stream.width * stream.height <= MAX_PIXELS:
         return None
     context.options = {"max_pixels": str(MAX_PIXELS)}
     context.thread_count = 1

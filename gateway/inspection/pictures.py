@@ -41,8 +41,8 @@ def preload() -> None:
     thumbnails(picture)
 
 
-def picture(file: io.BufferedReader, media_type: str) -> tuple[dict[str, Any], Image.Image]:
-    """A picture of exactly that type.
+def picture(file: io.BufferedReader, media_type: str) -> tuple[dict[str, Any], Image.Image | None]:
+    """A picture of exactly that type; without it if there is not the memory to show it.
 
     Raises:
         whatever Pillow does with a picture that is none, or is too large.
@@ -55,7 +55,11 @@ def picture(file: io.BufferedReader, media_type: str) -> tuple[dict[str, Any], I
     found = image.getexif()
     details |= {name: text for name, tag in TAGS.items() if (text := clean(found.get(tag)))}
     image.draft("RGB", (max(SIZES.values()), max(SIZES.values())))  # JPEG: decode no more than is needed
-    return details, _flat(ImageOps.exif_transpose(image))
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+        return details, _flat(image)
+    except MemoryError:
+        return details, None
 
 
 def thumbnails(image: Image.Image) -> dict[str, bytes]:
@@ -64,13 +68,13 @@ def thumbnails(image: Image.Image) -> dict[str, bytes]:
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    """RGB; what is transparent becomes white."""
-    if image.mode == "RGB":
-        return image
-    if image.mode in ("L", "CMYK", "YCbCr"):
-        return image.convert("RGB")
-    ground = Image.new("RGBA", image.size, "white")
-    ground.alpha_composite(image.convert("RGBA"))
+    """RGB, as large as the largest thumbnail; what is transparent becomes white."""
+    opaque = image.mode in ("RGB", "L", "CMYK", "YCbCr")
+    shrunk = _within(image if opaque else image.convert("RGBA"), max(SIZES.values()))
+    if opaque:
+        return shrunk.convert("RGB")
+    ground = Image.new("RGBA", shrunk.size, "white")
+    ground.alpha_composite(shrunk)
     return ground.convert("RGB")
 
 

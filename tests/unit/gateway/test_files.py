@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from aiohttp import ClientError, FormData, web
+from aiohttp import ClientError, ClientResponse, FormData, web
 from sqlalchemy import update
 
 from config.settings import Settings
 from gateway import housekeeping
+from gateway.database import accesses
+from gateway.database.accesses import Kind
+from gateway.database.files import ABANDONED
 from gateway.database.tables import files
 from gateway.files import intake, uploads
 from pipeline.errors import StoreError
 from pipeline.vocabulary import now
 from tests.unit.gateway.fixtures import OpenWorld
-from tests.unit.gateway.support import API, World, content
+from tests.unit.gateway.support import API, World, content, until
 from tests.unit.gateway.test_api import error
 from tests.unit.gateway.uploading import TEXT, batch, inspected, picture, send, send_batch, upload
 
@@ -159,6 +165,51 @@ async def test_too_large_is_refused_at_the_first_byte_too_many(open_world: OpenW
     told = await error(response, 413, "VALIDATION_ERROR")
     assert told["details"] == {"file": ["Must be at most 100000 bytes"]}
     assert {info.size for info in world.store.list("blobs/")} == {100_000, 50_000}
+
+
+async def test_what_arrives_at_once_is_within_the_quota(open_world: OpenWorld, settings: Settings) -> None:
+    """Of two uploads of which either would fit alone, whether the second one tells its length or not."""
+    world = await open_world(limited(settings, quota_bytes=1_300_000))
+    headers = world.headers() | {"Content-Type": "multipart/form-data; boundary=x"}
+    enough = asyncio.Event()
+
+    async def first() -> Any:
+        yield BEGIN + b"\r\n" + b"t" * 100_000
+        await enough.wait()
+        yield b"\r\n--x--\r\n"
+
+    async def second() -> Any:
+        yield body
+
+    body = BEGIN + b"\r\n" + b"b" * 1_250_000 + b"\r\n--x--\r\n"
+    sent = asyncio.create_task(world.client.post(f"{API}/files/upload", data=first(), headers=headers))
+
+    async def arrived() -> bool | None:
+        return world.gateway.arriving["ada"] > 50_000 or None
+
+    await until(arrived)
+    for data in (body, second()):
+        response = await world.client.post(f"{API}/files/upload", data=data, headers=headers)
+        told = await error(response, 413, "VALIDATION_ERROR")
+        assert told["details"] == {"storage": ["1300000 bytes are left of your quota, for all that you are sending"]}
+    assert (await send(world, b"b" * 100_000, user="eve")).status == 201
+    enough.set()
+    assert (await sent).status == 201
+    await upload(world, b"b" * 1_200_000)
+    assert not world.gateway.arriving
+
+
+async def test_what_is_not_accepted_is_refused_by_its_beginning(world: World) -> None:
+    async def endless() -> Any:
+        yield BEGIN + b"\r\n\x7fELF"
+        while True:
+            yield bytes(65_536)
+
+    headers = world.headers() | {"Content-Type": "multipart/form-data; boundary=x"}
+    async with asyncio.timeout(20):
+        response = await world.client.post(f"{API}/files/upload", data=endless(), headers=headers)
+    await error(response, 415, "VALIDATION_ERROR")
+    assert list(world.store.list("")) == []
 
 
 async def test_a_slow_body_is_let_go(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -532,8 +583,71 @@ async def test_files_expire(open_world: OpenWorld, settings: Settings) -> None:
     assert short["expires_at"] < kept["expires_at"]
     assert kept["expires_at"][:10] > kept["created_at"][:10], "a day, not ten"
     await asyncio.sleep(1.1)
-    assert await housekeeping.expire(world.gateway) == 1
+    assert await housekeeping.expire(world.gateway) == (0, 1)
     assert [item["id"] for item in (await world.data("/files"))["items"]] == [kept["id"]]
+
+
+@asynccontextmanager
+async def placing(
+    world: World, patch: pytest.MonkeyPatch, **fields: str
+) -> AsyncIterator[asyncio.Task[ClientResponse]]:
+    """An upload whose bytes are put in their place when the block ends."""
+    real, begun, go = world.store.receive, asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def receive() -> Any:
+        incoming = real()
+        publish = incoming.publish
+
+        def held(*of: Any) -> Any:
+            loop.call_soon_threadsafe(begun.set)
+            go.wait(60)
+            return publish(*of)
+
+        patch.setattr(incoming, "publish", held)
+        return incoming
+
+    patch.setattr(world.store, "receive", receive)
+    sent = asyncio.create_task(send(world, TEXT, **fields))
+    try:
+        await begun.wait()
+        yield sent
+    finally:
+        go.set()
+
+
+async def set_back(world: World, **columns: Any) -> None:
+    async with world.gateway.database.write() as connection:
+        await connection.execute(update(files).values(columns))
+
+
+async def test_a_file_does_not_expire_before_it_is_stored(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with placing(world, monkeypatch, expires_in="60") as sent:
+        await set_back(world, expires_at=now() - timedelta(minutes=1))
+        assert (await housekeeping.expire(world.gateway)).files == 0
+    file_id = (await (await sent).json())["data"]["id"]
+    assert (await world.get(f"/files/{file_id}/download")).status == 200
+    assert (await housekeeping.expire(world.gateway)).files == 1
+    assert list(world.store.list("uploads/")) == []
+
+
+async def test_an_upload_that_was_given_up_leaves_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with placing(world, monkeypatch) as sent:
+        await set_back(world, created_at=now() - ABANDONED)
+        assert (await housekeeping.expire(world.gateway)).files == 1
+    await error(await sent, 503, "SERVICE_UNAVAILABLE")
+    assert list(world.store.list("uploads/")) == []
+    assert (await world.data("/files/stats"))["uploads_last_hour"] == 0
+
+
+async def test_a_fetch_that_meets_a_deletion_leaves_nothing(world: World) -> None:
+    made, job_id = await upload(world), await world.completed()
+    for file_id in (made["id"], job_id.replace("job_", "video_")):
+        await (await world.get(f"/files/{file_id}/download")).read()
+        await world.client.delete(f"{API}/files/{file_id}", headers=world.headers())
+        async with world.gateway.database.write() as connection:
+            await accesses.note(connection, file_id, "ada", Kind.DOWNLOAD, signed=False)
+    assert set((await world.data("/files/stats"))["accesses"].values()) == {0}
 
 
 NEEDED = [

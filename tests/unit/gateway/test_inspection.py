@@ -21,6 +21,7 @@ from PIL import Image
 
 from gateway.files.kinds import ACCEPTED, HEAD_BYTES, detect
 from gateway.inspection import sandbox
+from gateway.inspection.documents import MAX_TEXT
 from gateway.inspection.sandbox import Findings
 from pipeline.errors import ObjectMissing, StoreError
 from pipeline.store.base import ObjectStore
@@ -71,6 +72,14 @@ async def test_what_is_transparent_becomes_white(store: ObjectStore) -> None:
     assert min(band[0] for band in shown.getextrema()) > 250  # type: ignore[index]
 
 
+async def test_a_large_picture_is_described_and_shown_if_there_is_room(store: ObjectStore) -> None:
+    for size, kind, mode, shown in (((8000, 6000), "PNG", "RGBA", True), ((8000, 8000), "WEBP", "RGB", False)):
+        written = io.BytesIO()
+        Image.new(mode, size).save(written, kind, compress_level=1, quality=1, method=0)
+        found = await look(store, written.getvalue(), f"image/{kind.lower()}")
+        assert (found.details["width"], found.details["height"], bool(found.thumbnails)) == (*size, shown)
+
+
 async def test_exif_turns_the_picture_and_names_the_camera(store: ObjectStore) -> None:
     image, exif, written = Image.new("RGB", (800, 400)), Image.Exif(), io.BytesIO()
     exif[0x0112], exif[0x0110], exif[0x010F] = 6, "Model \x00\x1b[31mX", "Maker"
@@ -97,6 +106,15 @@ async def test_documents(store: ObjectStore) -> None:
     assert detect(office, "a.docx") == "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
     found = await look(store, office, "application/vnd.openxmlformats-officedocument.wordprocessingml.document")
     assert found.details == {"title": "A title", "author": "Ada", "creation_date": "2024-01-15"}
+
+
+async def test_of_a_long_text_the_encoding_is_told_and_no_half_counts(store: ObjectStore) -> None:
+    for character, encoding in (("я".encode(), "utf-8"), ("я".encode("cp1251"), None)):
+        long = character * (MAX_TEXT // len(character) + 1)  # it is cut within the last one
+        found = await look(store, long, "text/plain")
+        assert (found.details["lines"], found.details.get("words"), found.details["encoding"]) == (None, None, encoding)
+    found = await look(store, "я".encode()[:1], "text/plain")
+    assert found.details == {"lines": 1, "encoding": None}, "nothing is cut here"
 
 
 def office_file(entries: dict[str, str]) -> bytes:
@@ -126,6 +144,16 @@ async def test_videos_show_a_frame(store: ObjectStore) -> None:
         assert sizes(found)["small"] == (320, 180)
         extrema = Image.open(io.BytesIO(found.thumbnails["small"])).convert("L").getextrema()
         assert extrema[1] - extrema[0] > 100, "a test picture, not an empty one"  # type: ignore[operator]
+
+
+async def test_a_codec_nobody_knows_hides_nothing_else(store: ObjectStore) -> None:
+    data = clip("mp4", "-f", "lavfi", "-i", "sine=duration=2", "-c:v", "mpeg4", "-c:a", "aac")
+    for known, unknown in ((b"mp4v", b"zzzz"), (b"mp4a", b"zzzz"), (b"esds", b"free")):
+        data = data.replace(known, unknown)
+    for media_type in ("video/mp4", "audio/mp4"):
+        found = await look(store, data, media_type)
+        assert (found.readable, round(found.details["duration"]), found.details["codec"]) == (True, 2, None)
+        assert found.thumbnails == {}
 
 
 async def test_sounds_show_their_waveform(store: ObjectStore) -> None:
@@ -182,6 +210,18 @@ async def test_a_file_that_could_not_be_fetched_is_looked_into_later(
     made = await upload(world, picture(), "photo.png")
     assert (await inspected(world, made["id"]))["inspection"] == "ready"
     assert len(tries) == 3
+
+
+async def test_an_upload_stands_though_nobody_can_tell_what_is_found(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise OSError("The database is away.")
+
+    monkeypatch.setattr("gateway.inspection.inspector.files.some", away)
+    made = await upload(world, picture(), "photo.png")
+    monkeypatch.undo()
+    assert (await inspected(world, made["id"]))["inspection"] == "ready"
 
 
 async def test_a_lost_file_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import socket
+import threading
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
+from aiohttp import ClientError, web
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway import media
 from gateway.ranges import Span, UnsatisfiableError, matches, range_applies, requested
-from tests.unit.gateway.support import MEDIA, World, content, sha256
+from tests.unit.gateway.support import API, MEDIA, PATIENCE_S, World, content, sha256, until
 from tests.unit.gateway.test_api import error
 
 SIZE = MEDIA["1080p.mp4"][1]
@@ -183,6 +190,110 @@ async def test_a_client_that_leaves_breaks_nothing(world: World) -> None:
     response.close()
     again = await world.get(f"/videos/{job_id}/download")
     assert hashlib.sha256(await again.read()).hexdigest() == again.headers["ETag"].strip('"')
+
+
+LARGE = 20_000_000
+"""Bytes; more than the kernel takes for a client that does not read."""
+POOL = 100
+"""Connections that aiohttp's client has at most unless it is told otherwise."""
+
+
+@asynccontextmanager
+async def fetching(world: World, path: str) -> AsyncIterator[asyncio.StreamReader]:
+    """A client with small buffers that has asked, and read nothing."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    client.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", world.client.port))
+    reader, writer = await asyncio.open_connection(sock=client, limit=1 << 12)
+    writer.write(f"GET {API}{path} HTTP/1.1\r\nHost: t2m\r\nAuthorization: Bearer {world.token()}\r\n\r\n".encode())
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            yield reader
+    finally:
+        writer.transport.abort()
+
+
+async def idle(world: World) -> None:
+    """Returns when no request is under way."""
+
+    async def ended() -> bool | None:
+        return world.gateway.traffic.under_way == 0 or None
+
+    await until(ended)
+
+
+async def large(world: World, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The path of a large download."""
+    monkeypatch.setitem(MEDIA, "1080p.mp4", ("video/mp4", LARGE))
+    return f"/videos/{await world.completed()}/download"
+
+
+async def test_clients_that_do_not_read_hold_up_nobody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = await large(world, monkeypatch)
+    async with AsyncExitStack() as stack:
+        for _ in range(POOL + 1):
+            reader = await stack.enter_async_context(fetching(world, path))
+            assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+        assert len(await (await world.get(path)).read()) == LARGE
+
+
+async def test_a_client_that_takes_nothing_is_let_go_and_a_slow_one_is_not(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await large(world, monkeypatch)
+    monkeypatch.setattr(media, "UNREAD_MS", 1000)
+    async with fetching(world, path) as reader:
+        await reader.readuntil(b"\r\n\r\n")
+        await idle(world)
+    async with fetching(world, path) as reader:
+        await reader.readuntil(b"\r\n\r\n")
+        for _ in range(12):  # for three times as long
+            await reader.readexactly(1 << 16)
+            await asyncio.sleep(0.25)
+        await reader.readexactly(LARGE - (12 << 16))
+
+
+async def test_a_client_that_left_before_the_answer_is_no_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = await world.completed()
+    real, looking, left = world.store.local_path, asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def look(key: str) -> Any:
+        loop.call_soon_threadsafe(looking.set)
+        left.wait(PATIENCE_S)
+        return real(key)
+
+    monkeypatch.setattr(world.store, "local_path", look)
+    server = world.client.server.runner.server  # type: ignore[attr-defined]
+    monkeypatch.setattr(server, "handler_cancellation", False)  # as it is but in tests
+    before = len(server.connections)
+    async with fetching(world, f"/videos/{job_id}/download"):
+        await looking.wait()
+
+    async def gone() -> bool | None:
+        return len(server.connections) == before or None
+
+    await until(gone)
+    left.set()
+    await idle(world)
+    assert world.gateway.traffic.view(1)["errors"] == 0
+
+
+async def test_a_client_that_leaves_with_the_header_is_no_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = await world.completed()
+    real = web.StreamResponse.prepare
+
+    async def reset(response: web.StreamResponse, request: Any) -> Any:
+        writer = await real(response, request)
+        request.transport.abort()  # as a write does that finds the connection reset
+        return writer
+
+    monkeypatch.setattr(web.StreamResponse, "prepare", reset)
+    with pytest.raises(ClientError):
+        await (await world.get(f"/videos/{job_id}/download")).read()
+    await idle(world)
+    assert world.gateway.traffic.view(1)["errors"] == 0
 
 
 async def test_a_lost_blob_is_an_error_with_no_half_answer(world: World) -> None:
