@@ -45,11 +45,14 @@ class Archive:
         """
         async with self._database.read() as connection:
             chosen = await jobs.unarchived(connection, since, AT_ONCE)
+        if not chosen:
+            return 0
+        async with self._database.write() as connection:
+            await events.drop_pictures(connection, chosen)
         kept = [job_id for job_id in chosen if await self._kept(job_id)]
         async with self._database.write() as connection:
             await jobs.touch(connection, set(chosen) - set(kept))
             await jobs.mark_archived(connection, kept)
-            await events.drop_pictures(connection, kept)
         return len(kept)
 
     async def _kept(self, job_id: str) -> bool:

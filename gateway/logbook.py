@@ -117,4 +117,6 @@ def _figures(event: Event) -> Figures:
 
 def _shown(event: Event) -> Shown:
     data = event.data
+    if not data:  # the picture has gone
+        return {}
     return {"preview": {"image": f"data:image/jpeg;base64,{data['jpeg']}", "at": data["at_s"]}}

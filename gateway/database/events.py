@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, and_, delete, func, insert, or_, select
+from sqlalchemy import Row, and_, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.database.pieces import one_of
@@ -59,8 +59,8 @@ async def page(
 
 
 async def all_of(connection: AsyncConnection, job_id: str) -> list[Entry]:
-    """A job's whole log, in its order; without pictures."""
-    chosen = (events.c.job_id == job_id) & events.c.kind.in_(READABLE)
+    """A job's whole log, in its order."""
+    chosen = (events.c.job_id == job_id) & events.c.kind.in_(KNOWN)
     rows = await connection.execute(select(events).where(chosen).order_by(events.c.seq))
     return [_entry(row) for row in rows]
 
@@ -84,8 +84,9 @@ async def newer(connection: AsyncConnection, known: Mapping[str, int], limit: in
 
 
 async def drop_pictures(connection: AsyncConnection, job_ids: Collection[str]) -> None:
-    """Of jobs that have ended; their videos show more."""
-    await connection.execute(delete(events).where(one_of(events.c.job_id, job_ids), events.c.kind == EventKind.PREVIEW))
+    """Of jobs that have ended, whose videos show more; that there were some stays in the log."""
+    chosen = one_of(events.c.job_id, job_ids) & (events.c.kind == EventKind.PREVIEW)
+    await connection.execute(update(events).where(chosen).values(data={}))
 
 
 async def verdict(connection: AsyncConnection, job_id: str) -> int | None:
