@@ -10,6 +10,9 @@ PYTEST := $(BIN)/python -m pytest
 # Whole files in the order of their names.
 SIDE_BY_SIDE := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
+# The installation brings no bytecode. Where this is set, as in many containers, every process would compile all anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What `make demo` renders.
 PROMPT ?= A beautiful sunset over mountains
 DURATION ?= 10

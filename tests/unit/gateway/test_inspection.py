@@ -247,6 +247,7 @@ async def test_a_store_that_is_away_for_long_leaves_files_readable(
 
     monkeypatch.setattr(sandbox, "inspect", away)
     monkeypatch.setattr("gateway.inspection.inspector.PAUSE", timedelta(0))
+    monkeypatch.setattr("gateway.inspection.inspector.POLL_S", 0.05)
     made = await upload(world, picture(), "photo.png")
     assert (await inspected(world, made["id"]))["inspection"] == "ready"
 

@@ -267,12 +267,13 @@ async def test_a_client_that_left_before_the_answer_is_no_error(world: World, mo
     monkeypatch.setattr(world.store, "local_path", look)
     server = world.client.server.runner.server  # type: ignore[attr-defined]
     monkeypatch.setattr(server, "handler_cancellation", False)  # as it is but in tests
-    before = len(server.connections)
+    before = set(server.connections)
     async with fetching(world, f"/videos/{job_id}/download"):
         await looking.wait()
+        its = set(server.connections) - before
 
     async def gone() -> bool | None:
-        return len(server.connections) == before or None
+        return all(one.transport is None for one in its) or None
 
     await until(gone)
     left.set()
