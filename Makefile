@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 PYTEST := $(BIN)/python -m pytest
-# Whole files in the order of their names.
+# Whole files in the order that tests/conftest.py gives them.
 SIDE_BY_SIDE := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # The installation brings no bytecode. Where this is set, as in many containers, every process would compile all anew.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,16 @@ hypothesis.settings.register_profile("shared-machine", deadline=None)
 hypothesis.settings.load_profile("shared-machine")
 
 VERSIONS = pytest.StashKey[dict[str, str]]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files whose tests mostly wait and files whose tests mostly compute in turns, so that no core is idle for long."""
+    files = {path: list(its) for path, its in groupby(items, key=lambda item: item.path)}
+    place: dict[Path, float] = {}
+    for computing in (False, True):
+        kind = [path for path in files if ("unit" in path.parts) is computing]
+        place |= {path: number / len(kind) for number, path in enumerate(kind)}
+    items[:] = [item for path in sorted(files, key=place.__getitem__) for item in files[path]]
 
 
 @pytest.fixture(scope="session")

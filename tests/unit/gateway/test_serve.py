@@ -72,9 +72,9 @@ async def test_a_silent_store_keeps_one_thread_busy_however_often_it_is_asked(mo
         check = health.alone(S3Store(endpoint, "key", "secret", "bucket", secure=False, region="us-east-1").ping)
         assert [(await health.ask("store", check)).healthy for _ in range(3)] == [False] * 3
         asked, _ = silent.accept()
-        asked.close()
         with pytest.raises(BlockingIOError):
             silent.accept()
+        asked.close()
 
 
 async def test_a_part_that_hangs_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
