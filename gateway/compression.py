@@ -20,7 +20,7 @@ async def compress(request: web.Request, handler: Handler) -> web.StreamResponse
     response = await handler(request)
     if response.headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0] in TYPES and not response.prepared:
         response.headers.add(hdrs.VARY, hdrs.ACCEPT_ENCODING)
-        if _worthwhile(response) and _takes_gzip(request.headers.get(hdrs.ACCEPT_ENCODING, "")):
+        if _takes_gzip(request.headers.get(hdrs.ACCEPT_ENCODING, "")) and _worthwhile(response):
             response.enable_compression(web.ContentCoding.gzip)
     return response
 
