@@ -21,3 +21,13 @@ def given(request: web.Request, name: str) -> str:
     if COMPILED[name].fullmatch(identifier) is None:
         raise not_found(name.removesuffix("_id").capitalize(), identifier)
     return identifier
+
+
+def job_of(file_id: str) -> str:
+    """The job whose video has this id."""
+    return file_id.replace("video_", "job_", 1)
+
+
+def video_of(job_id: str) -> str:
+    """The id of a job's video."""
+    return job_id.replace("job_", "video_", 1)

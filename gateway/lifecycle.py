@@ -8,7 +8,7 @@ import structlog
 
 from gateway.context import Gateway
 from gateway.database import accesses, jobs
-from gateway.files.library import video_of
+from gateway.ids import video_of
 from pipeline.errors import BrokerError
 from pipeline.vocabulary import Final
 

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.database.pieces import one_of
 from gateway.database.tables import file_accesses as accesses
 from gateway.database.tables import files, jobs
+from gateway.ids import job_of
 from pipeline.vocabulary import now
 
 
@@ -52,7 +53,7 @@ async def note(connection: AsyncConnection, file_id: str, user_id: str, kind: Ki
 def _present(file_id: str) -> ColumnElement[bool]:
     """Of an upload's row, or of the row of a video's job."""
     if file_id.startswith("video_"):
-        return jobs.c.id == file_id.replace("video_", "job_", 1)
+        return jobs.c.id == job_of(file_id)
     return files.c.id == file_id
 
 

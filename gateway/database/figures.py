@@ -13,7 +13,7 @@ from gateway.database import jobs as queue
 from gateway.database.tables import jobs
 from pipeline.vocabulary import Status, now
 
-ENDED = tuple(status for status in Status if status is not Status.PROCESSING)
+ENDED = tuple(status for status in Status if status.final)
 """Named one by one, as an index finds them."""
 SAMPLE = 10_000
 """Times are those of the last so many jobs at most."""

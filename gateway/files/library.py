@@ -20,6 +20,7 @@ from gateway.database.tables import files as uploads_table
 from gateway.database.tables import jobs as jobs_table
 from gateway.files.intake import blocking
 from gateway.files.kinds import FileType
+from gateway.ids import job_of, video_of
 from gateway.pagination import Page
 from gateway.renditions import rung, rungs, top
 from pipeline import keys
@@ -128,16 +129,6 @@ async def remove(gateway: Gateway, file_ids: Sequence[str]) -> None:
 async def downloads(connection: AsyncConnection, file: File) -> int:
     """How often it was downloaded."""
     return (await accesses.downloads(connection, [file.id])).get(file.id, 0)
-
-
-def job_of(file_id: str) -> str:
-    """The job whose video has this id."""
-    return file_id.replace("video_", "job_", 1)
-
-
-def video_of(job_id: str) -> str:
-    """The id of a job's video."""
-    return job_id.replace("job_", "video_", 1)
 
 
 async def _some(connection: AsyncConnection, ids: Collection[str]) -> dict[str, File]:

@@ -357,7 +357,7 @@ def _seconds(job: Job) -> float | int | None:
 
 def _result(job: Job, published: Mapping[str, ArtifactRef]) -> Result:
     return {
-        "file_id": job.id.replace("job_", "video_", 1),
+        "file_id": ids.video_of(job.id),
         "file_size": top(published).size,
         "thumbnail_url": f"/videos/{job.id}/thumbnail",
     }

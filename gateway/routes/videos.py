@@ -19,8 +19,8 @@ from gateway.database.accesses import Kind
 from gateway.database.jobs import Job
 from gateway.envelope import Success, Time, success, timestamp
 from gateway.errors import ApiError, Code, not_found
-from gateway.files.library import video_of
 from gateway.files.serving import DownloadQuery, StreamQuery, ThumbnailQuery, send
+from gateway.ids import video_of
 from gateway.links import link
 from gateway.outlook import Forecast
 from gateway.parameters import OneOf

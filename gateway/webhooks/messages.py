@@ -11,6 +11,7 @@ from typing import Any
 
 from config.settings import Settings
 from gateway.envelope import timestamp
+from gateway.ids import video_of
 from gateway.links import absolute
 from gateway.projection import Projection
 from pipeline.vocabulary import ACTIVITY, Stage, Status, new_id, now
@@ -87,7 +88,7 @@ def body(settings: Settings, message: Message, job_id: str, job_type: str) -> st
             data |= {"stage": message.stage, "progress": message.progress}
         case WebhookEvent.COMPLETED:
             data["result"] = {
-                "file_id": job_id.replace("job_", "video_", 1),
+                "file_id": video_of(job_id),
                 "download_url": absolute(settings, f"/videos/{job_id}/download"),
                 "thumbnail_url": absolute(settings, f"/videos/{job_id}/thumbnail"),
             }

@@ -6,11 +6,11 @@ import json
 import os
 import re
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from tests.local_http import Handler, serving
 
 ROOT = Path(__file__).parents[2]
 LOCKS = ("requirements.lock", "deploy/worker.lock", "deploy/gateway.lock")
@@ -21,9 +21,9 @@ def osv(vulnerable: str) -> Iterator[tuple[str, set[tuple[str, str]]]]:
     """A database that knows of one vulnerable package: its URL, and the releases that it was asked about."""
     asked: set[tuple[str, str]] = set()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    class Database(Handler):
+        def handle_any(self) -> None:
+            query = json.loads(self.body())
             name, version = query["package"]["name"], query["version"]
             asked.add((name, version))
             affected = [
@@ -33,21 +33,10 @@ def osv(vulnerable: str) -> Iterator[tuple[str, set[tuple[str, str]]]]:
                 }
             ]
             known = {"vulns": [{"id": "PYSEC-2026-1", "summary": "Reads too far.", "affected": affected}]}
-            body = json.dumps(known if name == vulnerable else {}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.answer(200, json.dumps(known if name == vulnerable else {}).encode())
 
-        def log_message(self, format: str, *args: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1/query", asked
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(Database) as address:
+        yield f"http://{address}/v1/query", asked
 
 
 def audit(url: str, cache: Path) -> subprocess.CompletedProcess[str]:

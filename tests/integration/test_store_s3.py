@@ -11,7 +11,8 @@ from config.errors import ConfigError
 from config.settings import StoreSettings
 from pipeline.errors import AlreadyExists, PreconditionFailed, StoreError, StoreUnfit
 from pipeline.store.s3 import S3Store
-from tests.integration.faulty_s3 import Faults, faulty_proxy, serving, unfit_server
+from tests.integration.faulty_s3 import Faults, faulty_proxy, unfit_server
+from tests.local_http import serving
 
 
 def open_at(endpoint: str, bucket: str, access_key: str = "key", secret_key: str = "secret") -> S3Store:
