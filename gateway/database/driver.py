@@ -78,7 +78,7 @@ class PostgresDriver:
                 if self._held is None or self._connection.is_closed():
                     await self._connect()
                 return [tuple(row) for row in await self._connection.fetch(statement, *parameters)]
-            except asyncpg.InterfaceError as error:
+            except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
                 await self._drop()
                 raise InterfaceError(statement, None, error, hide_parameters=True) from error
             except asyncpg.PostgresError as error:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from typing import Any, cast
 
 import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from config.settings import Settings
 from gateway.database import engine
+from gateway.database.driver import PostgresDriver
 from gateway.database.engine import Database
 from gateway.database.migrate import upgrade
 from gateway.errors import translate
@@ -94,6 +97,34 @@ async def test_a_kept_connection_that_was_lost_is_replaced(database: Database, s
     with suppress(DBAPIError):  # where the loss was not noticed yet
         await database.rows("SELECT 1", ())
     assert await database.rows("SELECT 1", ()) == [(1,)]
+
+
+def say_the_last_words(connection: Any) -> None:
+    """What a server that stops sends, without the end of the connection that follows."""
+    fields = b"SFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+    connection._protocol.data_received(b"E" + (len(fields) + 4).to_bytes(4) + fields)
+
+
+async def test_a_server_that_is_about_to_close_a_connection_costs_one_unavailable_answer(database: Database) -> None:
+    async def through_the_pool() -> None:
+        async with database.read() as reader:
+            assert (await reader.execute(text("SELECT 1"))).scalar_one() == 1
+
+    async def by_the_kept_connection() -> None:
+        assert await database.rows("SELECT 1", ()) == [(1,)]
+
+    await by_the_kept_connection()
+    kept = cast(PostgresDriver, database._driver)._connection
+    async with database.read() as reader:
+        pooled = (await cast(AsyncConnection, reader).get_raw_connection()).driver_connection
+    for ask, connection in ((through_the_pool, pooled), (by_the_kept_connection, kept)):
+        say_the_last_words(connection)
+        with pytest.raises(DBAPIError) as lost:
+            await ask()
+        told = translate(lost.value)
+        assert told is not None
+        assert told.status == 503
+        await ask()
 
 
 async def test_a_statement_that_was_given_up_holds_nobody_back(database: Database) -> None:
