@@ -249,14 +249,15 @@ class Check:
                 yield job_id, f"it is {row['status']}, and its log says {sorted(verdicts)}"
 
     def _sources_differ(self) -> Found:
-        """The verdict in the store is the one in the database, with the same files."""
+        """The verdict in the store is the one in the database, once that has learnt of it, with the same files."""
         for job_id, row in self._rows.jobs.items():
             final = self._finals.get(job_id)
             status = final["status"] if final else "processing"
             if row["status"] in VERDICTS and row["status"] != status:
                 yield job_id, f"the database says {row['status']}, the store {status}"
             files = {name: ref["digest"] for name, ref in self._rows.artifacts.get(job_id, {}).items()}
-            if final and files != {ref["name"]: ref["digest"] for ref in final["artifacts"]}:
+            decided = final["artifacts"] if final and row["status"] in VERDICTS else []
+            if files != {ref["name"]: ref["digest"] for ref in decided}:
                 yield job_id, "the database and the store name other files"
             if status == "failed" and not ((final or {}).get("failure") or {}).get("message"):
                 yield job_id, "it failed without a reason"

@@ -112,3 +112,14 @@ Job.TestCase.settings = settings(
     max_examples=8, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
 )
 TestJob = Job.TestCase
+
+
+def test_a_verdict_that_nobody_has_projected_yet_is_not_wrong(tmp_path: Path) -> None:
+    world = SmallWorld(tmp_path)
+    world.accept(0)
+    world.dispatch()
+    for queue in world.queues:
+        assert world.work(queue)
+    found = world.judge().violations
+    world.close()
+    assert [name for name, jobs in found.items() if jobs] == ["stuck"]
