@@ -10,6 +10,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+import structlog
 
 from config import settings as configuration
 from config.settings import Settings
@@ -21,16 +22,22 @@ from tests.services import PostgreSQL, RabbitMQ, Redis, SeaweedFS, Services
 hypothesis.settings.register_profile("shared-machine", deadline=None)
 hypothesis.settings.load_profile("shared-machine")
 
+# Few tests configure logging, and structlog's default draws each traceback with all variables: half a second of a core.
+structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
+
 VERSIONS = pytest.StashKey[dict[str, str]]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files whose tests mostly wait and files whose tests mostly compute in turns, so that no core is idle for long."""
+    """Files whose tests mostly wait and files whose tests mostly compute in turns, so that no core is idle for long.
+
+    At the end those that compute: they are shorter, so that no process is left alone with a long one.
+    """
     files = {path: list(its) for path, its in groupby(items, key=lambda item: item.path)}
     place: dict[Path, float] = {}
-    for computing in (False, True):
+    for computing, share in ((False, 0.85), (True, 1)):
         kind = [path for path in files if ("unit" in path.parts) is computing]
-        place |= {path: number / len(kind) for number, path in enumerate(kind)}
+        place |= {path: share * number / len(kind) for number, path in enumerate(kind)}
     items[:] = [item for path in sorted(files, key=place.__getitem__) for item in files[path]]
 
 
