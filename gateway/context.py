@@ -45,6 +45,7 @@ class Gateway:
         shared: to be renewed for each who asks; it takes long, so one question at a time answers all who wait.
         control: tells workers of cancellations; nothing is read from it.
         arriving: bytes of uploads that are just being read, by user.
+        repeated: as `arriving`, of those whose `Idempotency-Key` was used, and which take nothing of the quota.
     """
 
     settings: Settings
@@ -74,6 +75,7 @@ class Gateway:
     machine: Machine = field(default_factory=Machine)
     traffic: Traffic = field(default_factory=Traffic)
     arriving: Counter[str] = field(default_factory=Counter)
+    repeated: Counter[str] = field(default_factory=Counter)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     due: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -85,8 +85,9 @@ class Ledger:
 
 
 def _with_one_verdict(told: Sequence[Event], projection: Projection, concluding: Final | None) -> list[Event]:
-    """`told` with the verdict that concludes the job now, and with no other."""
-    kept = [event for event in told if event.kind not in VERDICTS.values()]
+    """`told` with the verdict that concludes the job now, and with no other; without pictures that come after it."""
+    left_out = {*VERDICTS.values(), *((EventKind.PREVIEW,) if projection.status.final else ())}
+    kept = [event for event in told if event.kind not in left_out]
     if concluding is None:
         return kept
     verdicts = [event for event in told if event.kind is VERDICTS[concluding.status]]

@@ -133,13 +133,17 @@ class Outlook:
 
 
 class Fresh(Generic[T]):
-    """An answer that is asked for again when it is older than `seconds`; who asks meanwhile shares the question."""
+    """An answer that is asked for again when it is older than `seconds`; who asks meanwhile shares the question.
+
+    A question that fails does so for all who waited for its end: one after the other they would wait for ever longer.
+    """
 
     def __init__(self, seconds: float, ask: Callable[[], Awaitable[T]]) -> None:
         self._seconds, self._ask = seconds, ask
         self._lock = asyncio.Lock()
         self._answers: list[T] = []
         self._asked_at = float("-inf")
+        self._failed: tuple[float, Exception] | None = None
 
     async def get(self) -> T:
         """An answer of the last `seconds`."""
@@ -150,10 +154,17 @@ class Fresh(Generic[T]):
         return await self._get(time.monotonic())
 
     async def _get(self, since: float) -> T:
+        came_at = time.monotonic()
         async with self._lock:
+            if self._failed is not None and came_at < self._failed[0]:
+                raise self._failed[1]
             if self._asked_at < since:
                 asked_at = time.monotonic()
-                self._answers = [await self._ask()]
+                try:
+                    self._answers = [await self._ask()]
+                except Exception as error:
+                    self._failed = time.monotonic(), error
+                    raise
                 self._asked_at = asked_at
             return self._answers[0]
 

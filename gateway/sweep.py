@@ -25,6 +25,7 @@ import structlog
 from gateway.context import Gateway
 from gateway.database import blobs, files, jobs
 from gateway.database.engine import Database
+from gateway.roles import EXPECTED
 from pipeline import keys
 from pipeline.errors import ObjectMissing, RecordUnreadable
 from pipeline.jobs import Jobs
@@ -67,9 +68,13 @@ async def run(gateway: Gateway) -> None:
     grace = timedelta(hours=gateway.settings.files.sweep_grace_hours)
     await asyncio.sleep(FIRST_S * random.uniform(1, 1.5))  # noqa: S311 - spreads gateways, hides nothing
     while True:
-        swept = await sweep(gateway.store, gateway.database, grace)
-        if swept.blobs:
-            log.info("blobs removed that nothing refers to", count=swept.blobs, bytes=swept.bytes)
+        try:
+            swept = await sweep(gateway.store, gateway.database, grace)
+        except EXPECTED as error:  # here, since a role that fails begins again at once, and each sweep reads much
+            log.error("sweep failed", error=str(error) or repr(error), next_in_s=EVERY_S)
+        else:
+            if swept.blobs:
+                log.info("blobs removed that nothing refers to", count=swept.blobs, bytes=swept.bytes)
         await asyncio.sleep(EVERY_S)
 
 

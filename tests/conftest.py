@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     files = {path: list(its) for path, its in groupby(items, key=lambda item: item.path)}
     place: dict[Path, float] = {}
-    for computing, share in ((False, 0.85), (True, 1)):
+    for computing, share in ((False, 0.7), (True, 1)):
         kind = [path for path in files if ("unit" in path.parts) is computing]
         place |= {path: share * number / len(kind) for number, path in enumerate(kind)}
     items[:] = [item for path in sorted(files, key=place.__getitem__) for item in files[path]]

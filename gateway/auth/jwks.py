@@ -52,6 +52,7 @@ class KeySet:
         found = self._find(kid)
         stale = self._clock() - self._fetched_at > FRESH_S
         if (found is None or stale) and self._may_fetch():
+            self._tried_at = self._clock()
             fetching = self._fetch_once()
             if found is None or not self._away:  # nobody waits for an issuer that is away, but who needs it
                 await asyncio.shield(fetching)
@@ -61,7 +62,7 @@ class KeySet:
         return found
 
     async def refresh(self) -> None:
-        """Fetch the keys, whenever that was done last. Raises `ProviderError`."""
+        """Fetch the keys, whenever that was done last; it keeps no token from asking. Raises `ProviderError`."""
         await asyncio.shield(self._fetch_once())
         if self._away:
             raise self._unreachable()
@@ -72,7 +73,7 @@ class KeySet:
         return self._keys.get(kid) if isinstance(kid, str) else None
 
     def _may_fetch(self) -> bool:
-        """Whether a fetch is under way, or the last one long enough ago."""
+        """Whether a fetch is under way, or the last one for a token long enough ago."""
         apart = RETRY_S if self._away else APART_S
         under_way = self._fetching is not None and not self._fetching.done()
         return under_way or self._clock() - self._tried_at >= apart
@@ -84,7 +85,6 @@ class KeySet:
         return self._fetching
 
     async def _fetch_keys(self) -> None:
-        self._tried_at = self._clock()
         try:
             self._keys = _usable(await self._fetch())
             self._fetched_at, self._away = self._clock(), False

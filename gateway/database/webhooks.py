@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import ColumnElement, Row, Table, case, delete, func, insert, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -110,12 +110,16 @@ async def change(
     return None if row is None else _webhook(row)
 
 
-async def rotate(connection: AsyncConnection, webhook_id: str, user_id: str, secret: str) -> bool:
-    """Give a webhook a new secret; see `_rotated`. The present one may be the user's own."""
+async def rotate(connection: AsyncConnection, webhook_id: str, user_id: str, secret: str) -> datetime | None:
+    """Give a webhook a new secret; until when the previous one signs, None if there is no such webhook.
+
+    See `_rotated`. The present secret may be the user's own.
+    """
     users = select(webhook_secrets.c.secret).where(webhook_secrets.c.user_id == user_id).scalar_subquery()
     values = _rotated(webhooks, func.coalesce(webhooks.c.secret, users), secret) | {"updated_at": now()}
-    done = await connection.execute(update(webhooks).where(_owned(webhook_id, user_id)).values(values))
-    return done.rowcount == 1
+    statement = update(webhooks).where(_owned(webhook_id, user_id)).values(values).returning(webhooks.c.rotated_at)
+    rotated_at = (await connection.execute(statement)).scalar_one_or_none()
+    return None if rotated_at is None else rotated_at + BOTH_SIGN
 
 
 async def remove(connection: AsyncConnection, webhook_id: str, user_id: str) -> bool:
@@ -142,11 +146,13 @@ async def user_secret(connection: AsyncConnection, user_id: str) -> str:
     return str((await connection.execute(query)).scalar_one())
 
 
-async def rotate_user_secret(connection: AsyncConnection, user_id: str, secret: str) -> None:
-    """Give a user a new secret; see `_rotated`."""
+async def rotate_user_secret(connection: AsyncConnection, user_id: str, secret: str) -> datetime:
+    """Give a user a new secret; until when the previous one signs (see `_rotated`)."""
     await user_secret(connection, user_id)
     values = _rotated(webhook_secrets, webhook_secrets.c.secret, secret)
-    await connection.execute(update(webhook_secrets).where(webhook_secrets.c.user_id == user_id).values(values))
+    statement = update(webhook_secrets).where(webhook_secrets.c.user_id == user_id).values(values)
+    rotated_at = (await connection.execute(statement.returning(webhook_secrets.c.rotated_at))).scalar_one()
+    return cast(datetime, rotated_at) + BOTH_SIGN
 
 
 def _rotated(table: Table, present: ColumnElement[str], secret: str) -> dict[str, ColumnElement[Any] | str]:

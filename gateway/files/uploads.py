@@ -109,7 +109,7 @@ async def bounds(gateway: Gateway, user_id: str, most: int, attempt: Attempt | N
     """
     settings = gateway.settings.files
     if await idempotency.used(gateway.database, attempt):
-        return Bounds(user_id, gateway.arriving, settings.max_bytes, settings.quota_bytes, most)
+        return Bounds(user_id, gateway.repeated, settings.max_bytes, settings.quota_bytes, most)
     await gateway.limiter.foresee(Limit.UPLOADS, user_id)
     async with gateway.database.read() as connection:
         used = await files.used(connection, user_id)

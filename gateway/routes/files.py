@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from datetime import timedelta
 from http import HTTPStatus
-from typing import Annotated, Any, Literal, TypeGuard, cast
+from typing import Annotated, Any, Literal, cast
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, create_model
@@ -282,8 +282,9 @@ async def batch_upload(request: web.Request) -> Success[Batch]:
     gateway.inspector.look()
     results = [_result(arrived, answer) for arrived, answer in zip(parcel.files, answers, strict=True)]
     stored = sum(result["success"] for result in results)
-    if not stored and _away(answers[-1]):
-        raise answers[-1]
+    last = answers[-1]
+    if not stored and isinstance(last, ApiError) and last.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise last
     status = HTTPStatus.CREATED if stored else HTTPStatus.OK
     replayed = all(isinstance(answer, Answer) and answer.replayed for answer in answers)
     headers = {idempotency.REPLAYED: "true"} if replayed else {}
@@ -311,7 +312,7 @@ async def _answer(request: web.Request, arrived: Arrived, wished: Wishes, attemp
         return explained(request, error)
 
 
-def _away(answer: Answer | ApiError) -> TypeGuard[ApiError]:
+def _away(answer: Answer | ApiError) -> bool:
     return answer.status == HTTPStatus.SERVICE_UNAVAILABLE
 
 

@@ -113,9 +113,10 @@ class CreatedWebhook(WebhookView):
 
 
 class RotatedJobSecret(TypedDict):
-    """The new secret, which is never shown again."""
+    """The new secret, which is never shown again, and until when the previous one signs beside it."""
 
     secret: str
+    previous_signs_until: Time
 
 
 class RotatedSecret(RotatedJobSecret):
@@ -189,11 +190,11 @@ async def listing(request: web.Request, query: WebhooksQuery) -> Success[Listing
 @requires(Permission.GENERATE_VIDEOS)
 @operation()
 async def rotate_job_secret(request: web.Request, body: NewSecret) -> Success[RotatedJobSecret]:
-    """A new secret for the `webhook_url` of all the user's jobs; the present one signs beside it for a day."""
+    """A new secret for the `webhook_url` of all the user's jobs; see the rotation of a webhook's own secret."""
     secret = body.secret or new_secret()
     async with request.app[GATEWAY].database.write() as connection:
-        await webhooks.rotate_user_secret(connection, request[PRINCIPAL].user_id, secret)
-    return success({"secret": secret}, "Secret rotated; the one before signs too for 24 hours")
+        until = await webhooks.rotate_user_secret(connection, request[PRINCIPAL].user_id, secret)
+    return success({"secret": secret, "previous_signs_until": timestamp(until)}, "Secret rotated")
 
 
 @routes.get("/webhooks/{webhook_id}")
@@ -235,12 +236,15 @@ async def delete(request: web.Request) -> Success[Deleted]:
 @requires(Permission.GENERATE_VIDEOS)
 @operation()
 async def rotate_secret(request: web.Request, body: NewSecret) -> Success[RotatedSecret]:
-    """A new secret; the present one signs beside it for a day."""
+    """A new secret; the present one signs beside it for a day, within which another rotation replaces the new one."""
     webhook = await _owned(request)
     secret = body.secret or new_secret()
     async with request.app[GATEWAY].database.write() as connection:
-        await webhooks.rotate(connection, webhook.id, request[PRINCIPAL].user_id, secret)
-    return success({"id": webhook.id, "secret": secret}, "Secret rotated; the one before signs too for 24 hours")
+        until = await webhooks.rotate(connection, webhook.id, request[PRINCIPAL].user_id, secret)
+    if until is None:
+        raise not_found("Webhook", webhook.id)
+    data: RotatedSecret = {"id": webhook.id, "secret": secret, "previous_signs_until": timestamp(until)}
+    return success(data, "Secret rotated")
 
 
 @routes.post("/webhooks/{webhook_id}/test")

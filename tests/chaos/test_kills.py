@@ -17,7 +17,7 @@ from tests.unit.models.conftest import ROWS, saved
 from tests.unit.pipeline.recording import Bench
 
 SEED = 11
-KILLS, FEW = 10, 1
+KILLS, FEW = 10, 2
 STEPS = 30
 INTERVALS = 6
 """How many intervals a render takes by its clock, as one of three minutes does."""

@@ -206,6 +206,16 @@ async def test_keys_are_rotated(issuer: Issuer) -> None:
     assert rotation.fetched == 2
 
 
+async def test_health_checks_keep_no_new_key_from_being_fetched(issuer: Issuer) -> None:
+    rotation = Rotation(issuer)
+    await rotation.keys.key(issuer.token())
+    rotation.at = APART_S + 1
+    await rotation.keys.refresh()
+    issuer.signing = {"second": STRONG[1]}
+    await rotation.keys.key(issuer.token("second"))
+    assert rotation.fetched == 3
+
+
 async def test_withdrawn_keys_go_within_the_hour_unless_the_issuer_is_away(issuer: Issuer) -> None:
     rotation = Rotation(issuer)
     token = issuer.token()

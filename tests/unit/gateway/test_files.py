@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -170,33 +171,51 @@ async def test_too_large_is_refused_at_the_first_byte_too_many(open_world: OpenW
 async def test_what_arrives_at_once_is_within_the_quota(open_world: OpenWorld, settings: Settings) -> None:
     """Of two uploads of which either would fit alone, whether the second one tells its length or not."""
     world = await open_world(limited(settings, quota_bytes=1_300_000))
-    headers = world.headers() | {"Content-Type": "multipart/form-data; boundary=x"}
-    enough = asyncio.Event()
-
-    async def first() -> Any:
-        yield BEGIN + b"\r\n" + b"t" * 100_000
-        await enough.wait()
-        yield b"\r\n--x--\r\n"
 
     async def second() -> Any:
         yield body
 
     body = BEGIN + b"\r\n" + b"b" * 1_250_000 + b"\r\n--x--\r\n"
-    sent = asyncio.create_task(world.client.post(f"{API}/files/upload", data=first(), headers=headers))
-
-    async def arrived() -> bool | None:
-        return world.gateway.arriving["ada"] > 50_000 or None
-
-    await until(arrived)
-    for data in (body, second()):
-        response = await world.client.post(f"{API}/files/upload", data=data, headers=headers)
-        told = await error(response, 413, "VALIDATION_ERROR")
-        assert told["details"] == {"storage": ["1300000 bytes are left of your quota, for all that you are sending"]}
-    assert (await send(world, b"b" * 100_000, user="eve")).status == 201
-    enough.set()
-    assert (await sent).status == 201
+    async with arriving(world, b"t" * 100_000, world.gateway.arriving):
+        for data in (body, second()):
+            headers = world.headers() | MULTIPART
+            response = await world.client.post(f"{API}/files/upload", data=data, headers=headers)
+            told = await error(response, 413, "VALIDATION_ERROR")
+            left = "1300000 bytes are left of your quota, for all that you are sending"
+            assert told["details"] == {"storage": [left]}
+        assert (await send(world, b"b" * 100_000, user="eve")).status == 201
     await upload(world, b"b" * 1_200_000)
     assert not world.gateway.arriving
+
+
+async def test_what_is_repeated_leaves_the_quota_to_others(open_world: OpenWorld, settings: Settings) -> None:
+    world = await open_world(limited(settings, quota_bytes=1_300_000))
+    stored = b"t" * 700_000
+    await send(world, stored, "a.txt", key="k")
+    async with arriving(world, stored, world.gateway.repeated, key="k"):
+        await upload(world, b"b" * 500_000)
+    assert not world.gateway.repeated
+
+
+@asynccontextmanager
+async def arriving(world: World, content: bytes, counted: Counter[str], key: str = "") -> AsyncIterator[None]:
+    """Most of an upload of Ada's has arrived; its end comes at the end of the block."""
+    enough = asyncio.Event()
+
+    async def slowly() -> Any:
+        yield BEGIN + b"\r\n" + content
+        await enough.wait()
+        yield b"\r\n--x--\r\n"
+
+    async def arrived() -> bool | None:
+        return counted["ada"] > len(content) / 2 or None
+
+    headers = world.headers() | MULTIPART | ({"Idempotency-Key": key} if key else {})
+    sent = asyncio.create_task(world.client.post(f"{API}/files/upload", data=slowly(), headers=headers))
+    await until(arrived)
+    yield
+    enough.set()
+    assert (await sent).status == 201
 
 
 async def test_what_is_not_accepted_is_refused_by_its_beginning(world: World) -> None:
@@ -227,6 +246,7 @@ async def test_a_slow_body_is_let_go(world: World, monkeypatch: pytest.MonkeyPat
     assert list(world.store.list("")) == []
 
 
+MULTIPART = {"Content-Type": "multipart/form-data; boundary=x"}
 BEGIN = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n'
 
 
@@ -396,6 +416,13 @@ async def test_a_batch_of_which_nothing_can_be_stored_is_503(world: World, monke
     await error(response, 503, "SERVICE_UNAVAILABLE")
     assert response.headers["Retry-After"]
     assert list(world.store.list("blobs/")) == []
+
+
+async def test_a_batch_of_which_nothing_was_stored_for_no_known_reason_is_500(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(world, monkeypatch, 1, KeyError("unforeseen"))
+    await error(await send_batch(world, *THREE[:1]), 500, "SERVER_ERROR")
 
 
 async def test_a_batch_has_at_most_so_many_files(open_world: OpenWorld, settings: Settings) -> None:

@@ -148,3 +148,19 @@ async def test_many_who_ask_share_one_question() -> None:
     fresh = Fresh(60, ask)
     assert await asyncio.gather(*(fresh.get() for _ in range(20))) == [1] * 20
     assert await fresh.renew() == 2
+
+
+async def test_many_who_wait_fail_with_one_question() -> None:
+    asked: list[int] = []
+
+    async def ask() -> int:
+        asked.append(1)
+        await asyncio.sleep(0.01)
+        if len(asked) == 1:
+            raise TimeoutError
+        return len(asked)
+
+    fresh = Fresh(60, ask)
+    failed = await asyncio.gather(*(fresh.renew() for _ in range(20)), return_exceptions=True)
+    assert [type(error) for error in failed] == [TimeoutError] * 20
+    assert await fresh.get() == 2

@@ -13,7 +13,7 @@ import hypothesis
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
 
 from config.settings import Settings
 from gateway import feeds, sse
@@ -135,6 +135,20 @@ async def test_pictures_leave_the_log_when_it_is_kept(world: World) -> None:
         told = await stream.rest()
     assert [event["event"] for event in told] == [entry.event.kind for entry in kept]
     assert "preview" not in told[0]["data"]
+
+
+async def test_a_picture_that_comes_after_the_verdict_is_not_kept(world: World) -> None:
+    job_id = await world.generate()
+    await world.work(world.worker.complete, job_id)
+    await world.reached(job_id, "completed")
+    before = (await logged(world, job_id, 1))["total_logs"]
+    await world.work(world.worker.show, job_id, b"a JPEG", 0.0)
+    await world.work(world.worker.tell, job_id, EventKind.LOG, Stage.PUBLISH, 9, message="the last")
+    await logged(world, job_id, before + 1)
+    query = select(tables.events.c.kind).where(tables.events.c.job_id == job_id)
+    async with world.gateway.database.read() as connection:
+        kinds = list((await connection.execute(query)).scalars())
+    assert EventKind.PREVIEW not in kinds
 
 
 async def test_events_of_a_newer_release_are_passed_over(world: World) -> None:

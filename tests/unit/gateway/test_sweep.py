@@ -17,8 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.database import blobs
 from gateway.database.blobs import Shared
-from gateway.sweep import FANS, Swept, sweep
+from gateway.sweep import EVERY_S, FANS, Swept, run, sweep
 from pipeline import keys
+from pipeline.errors import StoreError
 from pipeline.jobs import Jobs
 from pipeline.store.base import ObjectInfo, ObjectStore
 from pipeline.store.local import FileStore
@@ -346,6 +347,26 @@ async def test_a_gateway_sweeps_soon_after_its_start(
         return store.head("incoming/0123") is None or None
 
     await until(swept)
+
+
+async def test_a_sweep_that_fails_waits_as_long_as_one_that_does_not(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        paused.append(seconds)
+        if len(paused) == 3:
+            raise asyncio.CancelledError
+
+    async def fail(*_: object) -> None:
+        raise StoreError("This key may not delete.")
+
+    monkeypatch.setattr("gateway.sweep.asyncio.sleep", pause)
+    monkeypatch.setattr("gateway.sweep.sweep", fail)
+    with pytest.raises(asyncio.CancelledError):
+        await run(world.gateway)
+    assert paused[1:] == [EVERY_S] * 2
 
 
 def test_blobs_lie_where_the_sweep_looks() -> None:

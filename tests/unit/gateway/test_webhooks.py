@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from gateway.database.tables import webhook_secrets
 from gateway.database.webhooks import Webhook
 from gateway.routes.webhooks import MAX_WEBHOOKS
 from gateway.webhooks.messages import EVENTS
+from pipeline.vocabulary import now
 from tests.unit.gateway.fixtures import OpenWorld
 from tests.unit.gateway.receivers import SECRET, Receiver, calling_here, running, verify_webhook
 from tests.unit.gateway.support import API, World, until
@@ -218,8 +219,10 @@ async def test_for_a_day_after_a_rotation_both_secrets_sign(
     assert len(later.headers["webhook-signature"].split()) == 1
 
 
-async def rotated(world: World, path: str) -> str:
-    return str((await (await send(world, "POST", f"{path}/rotate-secret")).json())["data"]["secret"])
+async def rotated(world: World, path: str) -> tuple[str, str]:
+    """The new secret, and until when the one before signs."""
+    data = (await (await send(world, "POST", f"{path}/rotate-secret")).json())["data"]
+    return data["secret"], data["previous_signs_until"]
 
 
 async def test_a_rotation_whose_answer_was_lost_is_repeated(
@@ -229,10 +232,12 @@ async def test_a_rotation_whose_answer_was_lost_is_repeated(
     world = local_world
     async with running() as receiver:
         path = f"/webhooks/{await listening(world, receiver)}"
-        _, second = await rotated(world, path), await rotated(world, path)
+        (_, until), (second, still_until) = await rotated(world, path), await rotated(world, path)
+        assert until == still_until
+        assert timedelta(hours=23) < datetime.fromisoformat(until) - now() <= timedelta(hours=24)
         await ended(world, await queued(world, f"{path}/test"))
         monkeypatch.setattr("gateway.database.webhooks.BOTH_SIGN", timedelta(0))
-        third = await rotated(world, path)
+        third, _ = await rotated(world, path)
         await ended(world, await queued(world, f"{path}/test"))
     for received, new, old in zip(receiver.got, (second, third), (SECRET, second), strict=True):
         assert verify_webhook(received.body, received.headers["x-t2m-signature"], new)
