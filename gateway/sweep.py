@@ -71,6 +71,7 @@ async def run(gateway: Gateway) -> None:
         try:
             swept = await sweep(gateway.store, gateway.database, grace)
         except EXPECTED as error:  # here, since a role that fails begins again at once, and each sweep reads much
+            gateway.metrics.role_crashes.labels("sweep").inc()
             log.error("sweep failed", error=str(error) or repr(error), next_in_s=EVERY_S)
         else:
             if swept.blobs:
