@@ -86,7 +86,9 @@ class Ledger:
 
 def _with_one_verdict(told: Sequence[Event], projection: Projection, concluding: Final | None) -> list[Event]:
     """`told` with the verdict that concludes the job now, and with no other; without pictures that come after it."""
-    left_out = {*VERDICTS.values(), *((EventKind.PREVIEW,) if projection.status.final else ())}
+    left_out = set(VERDICTS.values())
+    if projection.status.final:
+        left_out.add(EventKind.PREVIEW)
     kept = [event for event in told if event.kind not in left_out]
     if concluding is None:
         return kept

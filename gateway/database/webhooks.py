@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Table, case, delete, func, insert, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -151,8 +151,9 @@ async def rotate_user_secret(connection: AsyncConnection, user_id: str, secret: 
     await user_secret(connection, user_id)
     values = _rotated(webhook_secrets, webhook_secrets.c.secret, secret)
     statement = update(webhook_secrets).where(webhook_secrets.c.user_id == user_id).values(values)
-    rotated_at = (await connection.execute(statement.returning(webhook_secrets.c.rotated_at))).scalar_one()
-    return cast(datetime, rotated_at) + BOTH_SIGN
+    done = await connection.execute(statement.returning(webhook_secrets.c.rotated_at))
+    rotated_at: datetime = done.scalar_one()
+    return rotated_at + BOTH_SIGN
 
 
 def _rotated(table: Table, present: ColumnElement[str], secret: str) -> dict[str, ColumnElement[Any] | str]:
