@@ -8,6 +8,7 @@ from cli import console
 from config.errors import ConfigError
 from config.settings import Settings, load
 from gateway.database import jobs
+from gateway.database.jobs import NewJob
 from gateway.database.migrate import opened
 from gateway.retention import shortest_s
 from pipeline import dead_letters
@@ -87,4 +88,4 @@ def _send(settings: Settings, letter: DeadLetter) -> None:
 async def _add(settings: Settings, request: JobRequest) -> None:
     kept = shortest_s(request.expires_in, settings.gateway.retention_days)
     async with opened(settings) as database, database.write() as connection:
-        await jobs.add(connection, request, retention_s=kept)
+        await jobs.add(connection, NewJob(request, retention_s=kept))

@@ -12,13 +12,13 @@ from typing_extensions import TypedDict
 from gateway import idempotency
 from gateway.context import Gateway
 from gateway.database import artifacts, jobs, webhooks
-from gateway.database.jobs import Job
+from gateway.database.jobs import Job, NewJob
 from gateway.envelope import Time, timestamp
-from gateway.errors import invalid
+from gateway.errors import ApiError, invalid
 from gateway.idempotency import Answer, Attempt, KeyTaken
-from gateway.limits.policy import Limit
 from gateway.links import link
 from gateway.projection import Projection
+from gateway.registration import Entry
 from gateway.retention import shortest_s
 from pipeline.requests import resolve, signature
 from pipeline.safety import refusal
@@ -54,7 +54,7 @@ async def accept(gateway: Gateway, user_id: str, body: Mapping[str, Any], attemp
         if body.get("reuse") and (reused := await _reuse(gateway, job, body.get("seed") is not None, attempt)):
             return reused
         return await _accept(gateway, job, attempt)
-    except KeyTaken:
+    except (KeyTaken, ApiError):  # of the same requests at the same time one may have been let through
         answer = await idempotency.earlier(gateway.database, attempt)
         if answer is None:
             raise
@@ -64,31 +64,16 @@ async def accept(gateway: Gateway, user_id: str, body: Mapping[str, Any], attemp
 async def _accept(gateway: Gateway, job: JobRequest, attempt: Attempt | None) -> Answer:
     answer = _answer(gateway, job.job_id, job, Projection(), "Video generation job created")
     await asyncio.to_thread(gateway.store.accept, job)
-    await _enter(gateway, job, answer, attempt)
+    await _register(gateway, job, answer, attempt)
     gateway.wake.set()
     gateway.metrics.accepted.labels(job.model).inc()
     return answer
 
 
-async def _enter(gateway: Gateway, job: JobRequest, answer: Answer, attempt: Attempt | None) -> None:
-    """Promise a job that is in the store.
-
-    First the store, then the database, then the answer: a crash in between leaves a request nobody was promised, never
-    a promised job that a worker cannot read. What is refused, or cannot be entered as the database is away, is
-    forgotten; not so when the answer to the commit is lost, as the job may be promised.
-    """
-    committing = False
-    try:
-        async with gateway.database.write() as connection:
-            await idempotency.keep(connection, attempt, answer)
-            await gateway.limiter.charge(connection, Limit.JOBS, job.user_id)
-            await jobs.add(connection, job, _signature(gateway, job), retention_s=_retention_s(gateway, job))
-            await _subscribe(connection, job, job.job_id)
-            committing = True
-    except BaseException:
-        if not committing:
-            await asyncio.shield(asyncio.to_thread(gateway.store.forget, job.job_id))
-        raise
+async def _register(gateway: Gateway, job: JobRequest, answer: Answer, attempt: Attempt | None) -> None:
+    """Promise a job that is in the store."""
+    retention_s = shortest_s(job.expires_in, gateway.settings.gateway.retention_days)
+    await gateway.registrar.register(Entry(NewJob(job, _signature(gateway, job), retention_s), answer, attempt))
 
 
 async def _reuse(gateway: Gateway, job: JobRequest, seeded: bool, attempt: Attempt | None) -> Answer | None:
@@ -126,7 +111,7 @@ async def _share(
     answer = _answer(gateway, job.job_id, job, done, "Served from an identical job", reused=True)
     await asyncio.to_thread(gateway.store.accept, job)
     await asyncio.to_thread(gateway.store.decide, final)
-    await _enter(gateway, job, answer, attempt)
+    await _register(gateway, job, answer, attempt)
     await gateway.ledger.enter([], {job.job_id: final})
     gateway.metrics.accepted.labels(job.model).inc()
     gateway.metrics.reused.labels("shared").inc()
@@ -144,7 +129,7 @@ async def _require_allowed(gateway: Gateway, job: JobRequest) -> None:
 
 
 async def _subscribe(connection: AsyncConnection, asked: JobRequest, job_id: str) -> None:
-    """Tell the receiver that was named with `asked` of the job that answers it; the job is new, or locked.
+    """Tell the receiver that was named with `asked` of the locked job that answers it, too.
 
     Raises:
         ApiError: 400, the job has its `MAX_RECEIVERS`.
@@ -175,8 +160,3 @@ def _answer(
 
 def _signature(gateway: Gateway, job: JobRequest) -> str:
     return signature(job, gateway.catalogue.get(job.model).revision)
-
-
-def _retention_s(gateway: Gateway, job: JobRequest) -> int | None:
-    """How long the job is kept after its end."""
-    return shortest_s(job.expires_in, gateway.settings.gateway.retention_days)

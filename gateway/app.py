@@ -36,6 +36,7 @@ from gateway.metrics import Metrics
 from gateway.news import News
 from gateway.outlook import Fresh, Outlook
 from gateway.projector import Projector
+from gateway.registration import Registrar
 from gateway.rescue import Rescue
 from gateway.roles import Role, Roles
 from gateway.routes import auth, cache, documentation, files, jobs, models, system, videos, webhooks
@@ -120,12 +121,13 @@ def _open(
     redis = settings.redis.url.get_secret_value()
     news, feeds = News(database), Feeds(database)
     news.subscribe(feeds.tell)
+    jobs, limiter = Jobs(store), Limiter(settings.limits, database, open_counter(redis))
     return Gateway(
         settings=settings,
         catalogue=catalogue,
         database=database,
         lookup=Lookup(database),
-        store=Jobs(store),
+        store=jobs,
         authenticator=authenticator,
         tokens=Tokens(authenticator),
         metrics=metrics,
@@ -133,7 +135,8 @@ def _open(
         guard=Guard(settings.webhooks),
         health=health.Health(health.checks(database, store, settings.broker.url.get_secret_value())),
         provider_health=health.Health({authenticator.name: authenticator.ping}),
-        limiter=Limiter(settings.limits, database, open_counter(redis)),
+        limiter=limiter,
+        registrar=Registrar(database, limiter, jobs),
         cache=Cache(redis),
         ledger=Ledger(database, news, metrics, Announcer(settings)),
         news=news,

@@ -28,6 +28,7 @@ from gateway.media import Media
 from gateway.metrics import Metrics
 from gateway.news import News
 from gateway.outlook import Fresh, Outlook
+from gateway.registration import Registrar
 from gateway.traffic import Traffic
 from gateway.webhooks.guard import Guard
 from pipeline.bus.base import EventSubscriber
@@ -60,6 +61,7 @@ class Gateway:
     health: Health
     provider_health: Health
     limiter: Limiter
+    registrar: Registrar
     cache: Cache
     ledger: Ledger
     news: News

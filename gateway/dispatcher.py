@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 LOCK = "dispatch"
 POLL_S = 1.0
 """Other gateways accept jobs too, and workers come and go."""
+REST_S = 0.1
+"""After a pass, so that jobs that come in quick succession share the next one."""
 NOTED_TOGETHER = 25
 """Jobs whose sending is noted in one transaction: as many may be sent twice when a dispatcher dies in between."""
 BEATS_MISSED = 3
@@ -65,6 +67,7 @@ class Dispatcher:
         while True:
             self._wake.clear()
             await self.dispatch()
+            await asyncio.sleep(REST_S)
             with suppress(TimeoutError):
                 async with asyncio.timeout(POLL_S):  # `wait_for` may lose a cancellation that comes with the wake
                     await self._wake.wait()

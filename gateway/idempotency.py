@@ -18,7 +18,6 @@ from typing import Any
 from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.context import PRINCIPAL
 from gateway.contract import Header
 from gateway.database import idempotency
 from gateway.database.engine import Database
@@ -81,7 +80,7 @@ class Attempt:
         return replace(self, key=hashlib.sha256(f"{number} {self.key}".encode()).hexdigest())
 
 
-def read(request: web.Request, content: object) -> Attempt | None:
+def read(request: web.Request, user_id: str, content: object) -> Attempt | None:
     """The attempt a request is; None without the header.
 
     Args:
@@ -96,7 +95,7 @@ def read(request: web.Request, content: object) -> Attempt | None:
     if not re.match(FORM, key):
         raise invalid({KEY.name: ["Must be 1 to 255 visible ASCII characters"]})
     text = json.dumps([request.method, request.path, content], sort_keys=True)
-    return Attempt(request[PRINCIPAL].user_id, key, hashlib.sha256(text.encode()).hexdigest())
+    return Attempt(user_id, key, hashlib.sha256(text.encode()).hexdigest())
 
 
 async def earlier(database: Database, attempt: Attempt | None) -> Answer | None:

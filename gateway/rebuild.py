@@ -153,7 +153,7 @@ class Rebuild:
     async def _add_job(self, kept: Kept, connection: AsyncConnection) -> None:
         request, final = kept.request, kept.final
         retention_s = shortest_s(request.expires_in, self._settings.gateway.retention_days)
-        await jobs.add(connection, request, self._signature(kept), retention_s=retention_s, epoch=kept.epoch)
+        await jobs.add(connection, jobs.NewJob(request, self._signature(kept), retention_s, kept.epoch))
         await events.append(connection, kept.entries)
         if final is not None:
             await artifacts.add(connection, request.job_id, final.artifacts)

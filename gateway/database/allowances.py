@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import bindparam, delete, func, insert, select
+from sqlalchemy import Integer, cast, delete, func, insert, literal, null, select, union_all
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.database.pieces import one_of
 from gateway.database.tables import limit_grants, limit_uses
 
 
@@ -45,20 +47,21 @@ class Use:
     first: datetime | None
 
 
-_OWN = select(limit_grants.c.quota).where(
-    limit_grants.c.user_id == bindparam("user_id"), limit_grants.c.name == bindparam("name")
-)
-_USED = select(_OWN.scalar_subquery(), func.count(), func.min(limit_uses.c.at)).where(
-    limit_uses.c.user_id == bindparam("user_id"),
-    limit_uses.c.name == bindparam("name"),
-    limit_uses.c.at > bindparam("since"),
-)
+UNUSED = Use(None, 0, None)
 
 
-async def used(connection: AsyncConnection, user_id: str, name: str, since: datetime) -> Use:
-    """How much a user has used of a limit since then."""
-    found = await connection.execute(_USED, {"user_id": user_id, "name": name, "since": since})
-    return Use(*found.one())
+async def used(connection: AsyncConnection, user_ids: Collection[str], name: str, since: datetime) -> dict[str, Use]:
+    """How much each of some users has used of a limit since then."""
+    uses = limit_uses.c
+    counts = select(uses.user_id, cast(null(), Integer).label("quota"), func.count().label("count"), func.min(uses.at))
+    mine = counts.where(one_of(uses.user_id, user_ids), uses.name == name, uses.at > since).group_by(uses.user_id)
+    grants = select(limit_grants.c.user_id, limit_grants.c.quota, literal(0), null())
+    own = grants.where(one_of(limit_grants.c.user_id, user_ids), limit_grants.c.name == name)
+    found = dict.fromkeys(user_ids, UNUSED)
+    for user_id, quota, count, first in await connection.execute(union_all(mine, own)):
+        known = found[user_id]
+        found[user_id] = Use(known.quota if quota is None else quota, known.count + count, known.first or first)
+    return found
 
 
 async def forget(connection: AsyncConnection, until: datetime) -> None:
@@ -66,6 +69,7 @@ async def forget(connection: AsyncConnection, until: datetime) -> None:
     await connection.execute(delete(limit_uses).where(limit_uses.c.at <= until))
 
 
-async def use(connection: AsyncConnection, user_id: str, name: str, at: datetime) -> None:
-    """Note a use."""
-    await connection.execute(insert(limit_uses), {"id": uuid.uuid4().hex, "user_id": user_id, "name": name, "at": at})
+async def use(connection: AsyncConnection, user_ids: Iterable[str], name: str, at: datetime) -> None:
+    """Note a use by each of some users."""
+    rows = [{"id": uuid.uuid4().hex, "user_id": user_id, "name": name, "at": at} for user_id in user_ids]
+    await connection.execute(insert(limit_uses), rows)

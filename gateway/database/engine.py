@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, cast
@@ -34,6 +34,10 @@ USED_AT = "t2m_used_at"
 READ_ONLY = text("SELECT current_setting('transaction_read_only') FROM alembic_version")
 """On for a standby as well."""
 LOCK = text("SELECT pg_advisory_xact_lock(:space, :number)")
+FREE_LOCKS = text(
+    "SELECT number FROM unnest(CAST(:numbers AS int[])) AS number WHERE pg_try_advisory_xact_lock(:space, number)"
+)
+LOCK_SPACE = 0x72D
 
 
 class Inline:
@@ -112,7 +116,16 @@ class Database:
         one wait for each other.
         """
         if self.dialect == "postgresql":
-            await connection.execute(LOCK, {"space": 0x72D, "number": zlib.crc32(name.encode()) >> 1})
+            await connection.execute(LOCK, {"space": LOCK_SPACE, "number": _number(name)})
+
+    async def lock_free(self, connection: AsyncConnection, names: Collection[str]) -> set[str]:
+        """As `lock`, of those locks that nobody holds; which they were."""
+        if self.dialect != "postgresql":
+            return set(names)
+        numbers = {name: _number(name) for name in names}
+        asked = {"space": LOCK_SPACE, "numbers": list(set(numbers.values()))}
+        locked = set((await connection.execute(FREE_LOCKS, asked)).scalars())
+        return {name for name, number in numbers.items() if number in locked}
 
     async def notify(self, connection: AsyncConnection, channel: str, notice: str) -> None:
         """Send a notice of at most 8000 bytes when `connection`'s transaction is committed; on SQLite to nobody."""
@@ -164,6 +177,10 @@ class Database:
         await self.engine.dispose()
         if self.dialect == "sqlite":
             self._inline.dispose()
+
+
+def _number(lock: str) -> int:
+    return zlib.crc32(lock.encode()) >> 1
 
 
 def refuses(error: DBAPIError | OverflowError) -> bool:

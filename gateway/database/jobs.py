@@ -134,21 +134,30 @@ def _last_shown_as(at: datetime) -> datetime:
     return at.replace(microsecond=at.microsecond // 1000 * 1000 + 999)
 
 
-async def add(
-    connection: AsyncConnection,
-    request: JobRequest,
-    signature: str = "",
-    *,
-    retention_s: int | None = None,
-    epoch: int = 0,
-) -> None:
+@dataclass(frozen=True)
+class NewJob:
     """An accepted job; it waits for a dispatcher, unless it shares another's files and its verdict is about to come.
 
-    Args:
+    Attributes:
         signature: see `pipeline.requests.signature`; "" for one that is never reused.
+        retention_s: how long it is kept after its end; None: for ever.
         epoch: how often it was sent.
     """
-    row = {
+
+    request: JobRequest
+    signature: str = ""
+    retention_s: int | None = None
+    epoch: int = 0
+
+
+async def add(connection: AsyncConnection, *new: NewJob) -> None:
+    """Jobs that are promised from now on."""
+    await connection.execute(insert(jobs), [_row(job) for job in new])
+
+
+def _row(new: NewJob) -> dict[str, Any]:
+    request = new.request
+    return {
         "id": request.job_id,
         "user_id": request.user_id,
         "type": VIDEO_GENERATION,
@@ -158,11 +167,11 @@ async def add(
         "priority": PRIORITIES[request.priority],
         "work": request.frames * request.steps,
         "seed": request.seed,
-        "signature": signature,
+        "signature": new.signature,
         "reused_from": request.reused_from,
         "joined": 0,
-        "retention_s": retention_s,
-        "epoch": epoch,
+        "retention_s": new.retention_s,
+        "epoch": new.epoch,
         "claimed_at": now() if request.reused_from else None,
         "status": Status.PROCESSING,
         "position": [],
@@ -170,7 +179,6 @@ async def add(
         "updated_at": request.created_at,
         "seq": 0,
     }
-    await connection.execute(insert(jobs), row)
 
 
 async def some(connection: AsyncConnection, job_ids: Collection[str]) -> list[Job]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 from ipaddress import ip_address, ip_network
@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from config.settings import LimitSettings
 from gateway.database import allowances
+from gateway.database.allowances import Use
 from gateway.database.engine import Database
 from gateway.limits.counters import Counter, new_mark
 from gateway.limits.policy import WINDOW, Limit, Standing, exceeded
@@ -62,7 +63,7 @@ class Limiter:
     async def _admit(self, limit: Limit, subject: str, quota: int) -> Pass:
         mark = new_mark()
         allowed, remaining, reset_s = await self._counter.take(subject, quota, mark)
-        _tell(standing := Standing(limit, quota, remaining, reset_s))
+        tell(standing := Standing(limit, quota, remaining, reset_s))
         if not allowed:
             raise exceeded(standing)
         return Pass(self._counter, subject, mark)
@@ -70,9 +71,9 @@ class Limiter:
     async def foresee(self, limit: Limit, user_id: str) -> None:
         """Raises `ApiError` 429 if `charge` would, before work is done for nothing."""
         async with self._database.read() as connection:
-            standing = await self._standing(connection, limit, user_id, now())
+            standing = (await self._standings(connection, limit, [user_id]))[user_id]
         if standing.remaining == 0:
-            _tell(standing)
+            tell(standing)
             raise exceeded(standing)
 
     async def charge(self, connection: AsyncConnection, limit: Limit, user_id: str) -> None:
@@ -81,14 +82,29 @@ class Limiter:
         Raises:
             ApiError: 429; the transaction is to be rolled back.
         """
-        await self._database.lock(connection, f"{limit}:{user_id}")
-        at = now()
-        standing = await self._standing(connection, limit, user_id, at)
+        standing = (await self.hold(connection, limit, [user_id]))[user_id]
         if standing.remaining == 0:
-            _tell(standing)
+            tell(standing)
             raise exceeded(standing)
-        await allowances.use(connection, user_id, limit, at)
-        _tell(standing._replace(remaining=standing.remaining - 1))
+        await self.use(connection, limit, [user_id])
+        tell(standing.after_one_more())
+
+    async def hold(self, connection: AsyncConnection, limit: Limit, user_ids: Collection[str]) -> dict[str, Standing]:
+        """Where users stand, until the write transaction `connection` ends: nobody else counts for them meanwhile."""
+        for name in sorted(_lock(limit, user_id) for user_id in user_ids):
+            await self._database.lock(connection, name)
+        return await self._standings(connection, limit, user_ids)
+
+    async def hold_free(
+        self, connection: AsyncConnection, limit: Limit, user_ids: Collection[str]
+    ) -> dict[str, Standing]:
+        """As `hold`, of those users whom no other transaction holds; waits for none."""
+        free = await self._database.lock_free(connection, [_lock(limit, user_id) for user_id in user_ids])
+        return await self._standings(connection, limit, [one for one in user_ids if _lock(limit, one) in free])
+
+    async def use(self, connection: AsyncConnection, limit: Limit, user_ids: Iterable[str]) -> None:
+        """Count one more for each of some users who are held; one may be named several times."""
+        await allowances.use(connection, user_ids, limit, now())
 
     async def close(self) -> None:
         """Release the counter's connections."""
@@ -107,11 +123,21 @@ class Limiter:
             self._grants.popitem(last=False)
         return known
 
-    async def _standing(self, connection: AsyncConnection, limit: Limit, user_id: str, at: datetime) -> Standing:
-        use = await allowances.used(connection, user_id, limit, at - WINDOW)
+    async def _standings(
+        self, connection: AsyncConnection, limit: Limit, user_ids: Collection[str]
+    ) -> dict[str, Standing]:
+        at = now()
+        uses = await allowances.used(connection, user_ids, limit, at - WINDOW)
+        return {user_id: self._standing(limit, use, at) for user_id, use in uses.items()}
+
+    def _standing(self, limit: Limit, use: Use, at: datetime) -> Standing:
         quota = self._default[limit] if use.quota is None else use.quota
         reset_s = max(((use.first or at) + WINDOW - at) / timedelta(seconds=1), 0.0)
         return Standing(limit, quota, max(quota - use.count, 0), reset_s)
+
+
+def _lock(limit: Limit, user_id: str) -> str:
+    return f"{limit}:{user_id}"
 
 
 def _site(address: str) -> str:
@@ -123,7 +149,8 @@ def _site(address: str) -> str:
     return address if parsed.version == 4 else str(ip_network((parsed, 64), strict=False))
 
 
-def _tell(standing: Standing) -> None:
+def tell(standing: Standing) -> None:
+    """Note where the request stands, for the headers of its answer."""
     standings = told.get()
     if standings is not None:
         standings.append(standing)

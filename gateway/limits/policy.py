@@ -40,6 +40,10 @@ class Standing(NamedTuple):
     remaining: int
     reset_s: float
 
+    def after_one_more(self) -> Standing:
+        """Where they stand once one more is counted."""
+        return self._replace(remaining=self.remaining - 1)
+
 
 def exceeded(standing: Standing) -> ApiError:
     """429 in the document's words."""

@@ -256,11 +256,11 @@ class Analytics(Accesses):
 async def upload(request: web.Request) -> Success[UploadedFile]:
     """Take in one file."""
     gateway, user_id = request.app[GATEWAY], request[PRINCIPAL].user_id
-    keyed = idempotency.read(request, None)  # a malformed key is refused before a byte is read
+    keyed = idempotency.read(request, user_id, None)  # a malformed key is refused before a byte is read
     bounds = await uploads.bounds(gateway, user_id, 1, keyed)
     async with received(request, gateway.store.store, ("file",), bounds) as parcel:
         wished = uploads.wishes(parcel.fields)
-        attempt = idempotency.read(request, _content(parcel.files, parcel.fields))
+        attempt = idempotency.read(request, user_id, _content(parcel.files, parcel.fields))
         answer = await uploads.accept(gateway, user_id, parcel.files[0], wished, attempt)
     await gateway.inspector.finished(answer.data["id"], INSPECTED_S)
     return answer.response()
@@ -272,11 +272,11 @@ async def upload(request: web.Request) -> Success[UploadedFile]:
 async def batch_upload(request: web.Request) -> Success[Batch]:
     """Take in several files; each has a result of its own."""
     gateway, user_id = request.app[GATEWAY], request[PRINCIPAL].user_id
-    keyed = idempotency.read(request, None)
+    keyed = idempotency.read(request, user_id, None)
     bounds = await uploads.bounds(gateway, user_id, gateway.settings.files.max_batch, keyed)
     async with received(request, gateway.store.store, ("files", "files[]"), bounds) as parcel:
         wished = uploads.wishes(parcel.fields)
-        attempt = idempotency.read(request, _content(parcel.files, parcel.fields))
+        attempt = idempotency.read(request, user_id, _content(parcel.files, parcel.fields))
         await idempotency.bind(gateway.database, attempt)
         answers = await _answers(request, parcel.files, wished, attempt)
     gateway.inspector.look()
@@ -350,7 +350,7 @@ async def statistics(request: web.Request) -> Success[FileStatistics]:
         by_type = await library.totals(connection, user_id)
         used = await files.used(connection, user_id)
         fetched = await accesses.of_user(connection, user_id)
-        uploaded = await allowances.used(connection, user_id, Limit.UPLOADS, now() - WINDOW)
+        uploads = await allowances.used(connection, [user_id], Limit.UPLOADS, now() - WINDOW)
     quota = gateway.settings.files.quota_bytes
     return success(
         {
@@ -359,7 +359,7 @@ async def statistics(request: web.Request) -> Success[FileStatistics]:
             "by_type": {kind: {"files": count, "size": size} for kind, (count, size) in by_type.items()},
             "storage": {"used": used, "quota": quota, "left": max(quota - used, 0)},
             "accesses": _accesses(fetched),
-            "uploads_last_hour": uploaded.count,
+            "uploads_last_hour": uploads[user_id].count,
         }
     )
 

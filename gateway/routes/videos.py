@@ -67,9 +67,10 @@ def _bodies(gateway: Gateway) -> Any:  # noqa: ANN401 - a type form
 @operation(status=202, body=_bodies, headers=[idempotency.KEY])
 async def generate(request: web.Request) -> Success[Accepted]:
     """Accept a job."""
+    user_id = request[PRINCIPAL].user_id
     body = await json_object(request)
-    attempt = idempotency.read(request, body)
-    answer = await acceptance.accept(request.app[GATEWAY], request[PRINCIPAL].user_id, body, attempt)
+    attempt = idempotency.read(request, user_id, body)
+    answer = await acceptance.accept(request.app[GATEWAY], user_id, body, attempt)
     return answer.response()
 
 

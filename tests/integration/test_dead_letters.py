@@ -54,7 +54,7 @@ class Scene:
         request = job()
         self.store.accept(request)
         async with self.database.write() as connection:
-            await jobs.add(connection, request)
+            await jobs.add(connection, jobs.NewJob(request))
         await asyncio.to_thread(send, self.broker, first_message(request), request.model)
         return request
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from gateway.limits.policy import Limit
 from tests.unit.gateway.fixtures import broker, bus, open_world, settings, store, world
+from tests.unit.gateway.support import World
 from tests.unit.gateway.test_acceptance import (
     test_a_receiver_hears_once_however_often_its_request_joins,
     test_a_request_sent_again_gets_the_first_answer,
@@ -40,6 +44,14 @@ from tests.unit.gateway.test_outlook import (
     test_a_waiting_job_knows_its_place,
     test_the_eta_comes_from_measured_stage_times,
 )
+from tests.unit.gateway.test_registration import (
+    entry,
+    register,
+    strict,
+    test_one_that_cannot_be_entered_fails_alone,
+    test_they_share_a_transaction,
+    test_who_has_made_too_many_is_refused_and_nobody_else,
+)
 
 __all__ = [
     "broker",
@@ -48,6 +60,7 @@ __all__ = [
     "packaged",
     "settings",
     "store",
+    "strict",
     "test_a_cancellation_whose_gateway_died_is_finished",
     "test_a_job_that_ends_while_it_is_cancelled_keeps_its_verdict",
     "test_a_job_that_is_deleted_while_its_video_is_asked_for_is_404",
@@ -67,12 +80,15 @@ __all__ = [
     "test_lists_show_the_results_of_completed_jobs",
     "test_logs_are_cut_and_filtered",
     "test_logs_tell_what_the_workers_did",
+    "test_one_that_cannot_be_entered_fails_alone",
     "test_players_that_begin_together_get_one_token",
     "test_simultaneous_cancellations_are_entered_once",
     "test_simultaneous_requests_with_one_key_make_one_job",
     "test_the_eta_comes_from_measured_stage_times",
     "test_the_python_example_of_job_management",
     "test_the_shown_time_of_a_jobs_creation_is_within_both_bounds",
+    "test_they_share_a_transaction",
+    "test_who_has_made_too_many_is_refused_and_nobody_else",
     "video",
     "world",
 ]
@@ -81,3 +97,13 @@ __all__ = [
 @pytest.fixture
 def servers() -> tuple[str, ...]:
     return ("rabbitmq", "s3", "postgres")
+
+
+async def test_who_waits_for_another_gateway_makes_nobody_else_wait(world: World) -> None:
+    ada, bob = entry(world, "ada"), entry(world, "bob")
+    async with world.gateway.database.write() as elsewhere:
+        await world.gateway.limiter.hold(elsewhere, Limit.JOBS, ["ada"])
+        waits, passes = asyncio.ensure_future(register(world, ada)), asyncio.ensure_future(register(world, bob))
+        assert await asyncio.wait_for(passes, 20) == [None]
+        assert not waits.done()
+    assert await asyncio.wait_for(waits, 20) == [None]

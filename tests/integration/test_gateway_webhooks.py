@@ -105,7 +105,7 @@ async def accepted(database: Database, worker: Worker) -> str:
     job = resolve({"prompt": "p"}, user_id="ada", catalogue=Catalogue.load(), default_model="tiny")
     await asyncio.to_thread(worker.jobs.accept, job)
     async with database.write() as connection:
-        await jobs.add(connection, job)
+        await jobs.add(connection, jobs.NewJob(job))
     return job.job_id
 
 

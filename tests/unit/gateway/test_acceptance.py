@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from config.settings import Settings
+from config.settings import LimitSettings, Settings
 from gateway import housekeeping
 from gateway.acceptance import MAX_RECEIVERS
 from gateway.database import jobs as rows
@@ -120,6 +120,15 @@ async def test_simultaneous_requests_with_one_key_make_one_job(open_world: OpenW
     assert await count(worlds[0]) == 1
     stored = {info.key for info in worlds[0].store.list("jobs/")}
     assert stored == {keys.request(job_id)}, "what the others had prepared is gone"
+
+
+async def test_a_request_that_is_sent_twice_at_once_takes_one_place_of_the_limit(
+    open_world: OpenWorld, settings: Settings
+) -> None:
+    world = await open_world(settings.model_copy(update={"limits": LimitSettings(jobs=1)}))
+    answers = await asyncio.gather(*(ask(world, key="k-1") for _ in range(8)))
+    assert {answer.status for answer in answers} == {202}
+    assert await count(world) == 1
 
 
 async def age(world: World, since: timedelta) -> None:

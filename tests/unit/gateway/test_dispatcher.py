@@ -62,7 +62,7 @@ class Scene:
         job = resolve({"prompt": "p", "model": model}, user_id=user, catalogue=CATALOGUE, default_model="tiny")
         job = job.model_copy(update={"created_at": now() - timedelta(seconds=age_s)})
         async with self.database.write() as connection:
-            await jobs.add(connection, job)
+            await jobs.add(connection, jobs.NewJob(job))
         return job.job_id
 
     async def beat(self, worker_id: str, **fields: object) -> None:

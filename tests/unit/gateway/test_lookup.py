@@ -23,7 +23,7 @@ __all__ = ["database"]
 async def accepted(database: Database) -> JobRequest:
     request = job()
     async with database.write() as connection:
-        await jobs.add(connection, request)
+        await jobs.add(connection, jobs.NewJob(request))
     return request
 
 

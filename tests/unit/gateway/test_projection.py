@@ -116,7 +116,7 @@ def make_projector(database: Database, store: ObjectStore) -> Projector:
 async def accepted(database: Database) -> JobRequest:
     job = resolve({"prompt": "p"}, user_id="ada", catalogue=Catalogue.load(), default_model="tiny")
     async with database.write() as connection:
-        await jobs.add(connection, job)
+        await jobs.add(connection, jobs.NewJob(job))
     return job
 
 
