@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 LOCK = "dispatch"
 POLL_S = 1.0
 """Other gateways accept jobs too, and workers come and go."""
-REST_S = 0.1
+REST_S = 0.2
 """After a pass, so that jobs that come in quick succession share the next one."""
 NOTED_TOGETHER = 25
 """Jobs whose sending is noted in one transaction: as many may be sent twice when a dispatcher dies in between."""

@@ -7,17 +7,32 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Integer, cast, delete, func, insert, literal, null, select, union_all
+from sqlalchemy import BindParameter, Integer, bindparam, cast, delete, func, insert, literal, null, select, union_all
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.database.pieces import one_of
+from gateway.database.pieces import padded
 from gateway.database.tables import limit_grants, limit_uses
+
+# Made once: SQLAlchemy takes as long to make a statement as to execute it.
+GRANTED = select(limit_grants).where(limit_grants.c.user_id == bindparam("user_id"))
+USE = insert(limit_uses)
+_USERS: BindParameter[str] = bindparam("user_ids", expanding=True)
+_NAME: BindParameter[str] = bindparam("name")
+_USES = (
+    select(limit_uses.c.user_id, cast(null(), Integer), func.count(), func.min(limit_uses.c.at))
+    .where(limit_uses.c.user_id.in_(_USERS), limit_uses.c.name == _NAME, limit_uses.c.at > bindparam("since"))
+    .group_by(limit_uses.c.user_id)
+)
+_GRANTS = select(limit_grants.c.user_id, limit_grants.c.quota, literal(0), null()).where(
+    limit_grants.c.user_id.in_(_USERS), limit_grants.c.name == _NAME
+)
+USED = union_all(_USES, _GRANTS)
 
 
 async def granted(connection: AsyncConnection, user_id: str) -> dict[str, int]:
     """The user's own limits by name; those of the deployment hold for the others."""
-    rows = await connection.execute(select(limit_grants).where(limit_grants.c.user_id == user_id))
+    rows = await connection.execute(GRANTED, {"user_id": user_id})
     return {row.name: row.quota for row in rows}
 
 
@@ -52,13 +67,9 @@ UNUSED = Use(None, 0, None)
 
 async def used(connection: AsyncConnection, user_ids: Collection[str], name: str, since: datetime) -> dict[str, Use]:
     """How much each of some users has used of a limit since then."""
-    uses = limit_uses.c
-    counts = select(uses.user_id, cast(null(), Integer).label("quota"), func.count().label("count"), func.min(uses.at))
-    mine = counts.where(one_of(uses.user_id, user_ids), uses.name == name, uses.at > since).group_by(uses.user_id)
-    grants = select(limit_grants.c.user_id, limit_grants.c.quota, literal(0), null())
-    own = grants.where(one_of(limit_grants.c.user_id, user_ids), limit_grants.c.name == name)
     found = dict.fromkeys(user_ids, UNUSED)
-    for user_id, quota, count, first in await connection.execute(union_all(mine, own)):
+    asked = {"user_ids": padded(user_ids), "name": name, "since": since}
+    for user_id, quota, count, first in await connection.execute(USED, asked):
         known = found[user_id]
         found[user_id] = Use(known.quota if quota is None else quota, known.count + count, known.first or first)
     return found
@@ -72,4 +83,4 @@ async def forget(connection: AsyncConnection, until: datetime) -> None:
 async def use(connection: AsyncConnection, user_ids: Iterable[str], name: str, at: datetime) -> None:
     """Note a use by each of some users."""
     rows = [{"id": uuid.uuid4().hex, "user_id": user_id, "name": name, "at": at} for user_id in user_ids]
-    await connection.execute(insert(limit_uses), rows)
+    await connection.execute(USE, rows)

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.database import jobs as queue
 from gateway.database.tables import jobs
-from pipeline.vocabulary import Status, now
+from pipeline.vocabulary import Status
 
 ENDED = tuple(status for status in Status if status.final)
 """Named one by one, as an index finds them."""
@@ -52,7 +52,7 @@ class Ended:
 async def backlog(connection: AsyncConnection) -> Backlog:
     """What is unfinished at the moment."""
     unfinished = jobs.c.status == Status.PROCESSING
-    unbegun = and_(unfinished, or_(jobs.c.stage.is_(None), queue.waiting(now())))
+    unbegun = and_(unfinished, or_(jobs.c.stage.is_(None), queue.waiting(queue.lapsed_before())))
     pending = (await connection.execute(select(func.count(), func.min(jobs.c.created_at)).where(unbegun))).one()
     total = (await connection.execute(select(func.count()).where(unfinished))).scalar_one()
     return Backlog(await queue.count_waiting(connection), pending[0], total - pending[0], pending[1])

@@ -8,8 +8,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
+    BindParameter,
     Column,
     ColumnElement,
+    Select,
     and_,
     bindparam,
     case,
@@ -30,6 +32,7 @@ from pipeline.vocabulary import Failure, JobRequest, Stage, Status, now, percent
 
 VIDEO_GENERATION = "video_generation"
 SORTS: dict[str, Column[Any]] = {name: jobs.c[name] for name in ("created_at", "updated_at", "status")}
+ADD = insert(jobs)
 PRIORITIES = {"low": -1, "normal": 0, "high": 1}
 CLAIM_LEASE = timedelta(seconds=90)
 """After this a claimed job that was not confirmed waits again: its dispatcher died. Sends time out long before."""
@@ -152,7 +155,7 @@ class NewJob:
 
 async def add(connection: AsyncConnection, *new: NewJob) -> None:
     """Jobs that are promised from now on."""
-    await connection.execute(insert(jobs), [_row(job) for job in new])
+    await connection.execute(ADD, [_row(job) for job in new])
 
 
 def _row(new: NewJob) -> dict[str, Any]:
@@ -259,36 +262,45 @@ async def remove(connection: AsyncConnection, job_id: str) -> None:
 # The dispatcher
 
 
-def waiting(at: datetime) -> ColumnElement[bool]:
-    """In the database, for a dispatcher to send."""
-    unclaimed = or_(jobs.c.claimed_at.is_(None), jobs.c.claimed_at < at - CLAIM_LEASE)
+def lapsed_before() -> datetime:
+    """Claims that were made before then have lapsed."""
+    return now() - CLAIM_LEASE
+
+
+def waiting(lapsed: datetime | BindParameter[datetime]) -> ColumnElement[bool]:
+    """In the database, for a dispatcher to send; for `lapsed` see `lapsed_before`."""
+    unclaimed = or_(jobs.c.claimed_at.is_(None), jobs.c.claimed_at < lapsed)
     unsent = jobs.c.dispatched_at.is_(None) & jobs.c.cancelling_at.is_(None)
     return and_(jobs.c.status == Status.PROCESSING, unsent, unclaimed)
 
 
-def in_flight(at: datetime) -> ColumnElement[bool]:
+def in_flight(lapsed: datetime | BindParameter[datetime]) -> ColumnElement[bool]:
     """Sent or being sent, and not past the render: a job that encodes does not keep a renderer busy.
 
     One that was sent again is at a renderer first, however far it had come.
     """
-    sent = or_(jobs.c.dispatched_at.is_not(None), jobs.c.claimed_at >= at - CLAIM_LEASE)
+    sent = or_(jobs.c.dispatched_at.is_not(None), jobs.c.claimed_at >= lapsed)
     rendered = jobs.c.stage.is_not(None) & (jobs.c.progress >= percent(Stage.RENDER, 1.0))
     return and_(jobs.c.status == Status.PROCESSING, sent, ~rendered)
 
 
+_BY_MODEL: Select[Any] = select(jobs.c.model, func.count()).group_by(jobs.c.model)
+COUNT_WAITING = _BY_MODEL.where(waiting(bindparam("lapsed")))
+COUNT_IN_FLIGHT = _BY_MODEL.where(in_flight(bindparam("lapsed")))
+
+
 async def count_waiting(connection: AsyncConnection) -> dict[str, int]:
     """Jobs per model that no dispatcher has sent."""
-    return await _count(connection, waiting(now()))
+    return await _count(connection, COUNT_WAITING)
 
 
 async def count_in_flight(connection: AsyncConnection) -> dict[str, int]:
     """Jobs per model that hold, or are about to hold, a place at a renderer."""
-    return await _count(connection, in_flight(now()))
+    return await _count(connection, COUNT_IN_FLIGHT)
 
 
-async def _count(connection: AsyncConnection, condition: ColumnElement[bool]) -> dict[str, int]:
-    rows = await connection.execute(select(jobs.c.model, func.count()).where(condition).group_by(jobs.c.model))
-    return {row[0]: row[1] for row in rows}
+async def _count(connection: AsyncConnection, query: Select[Any]) -> dict[str, int]:
+    return {row[0]: row[1] for row in await connection.execute(query, {"lapsed": lapsed_before()})}
 
 
 async def claim(connection: AsyncConnection, model: str, room: int) -> list[Claimed]:
@@ -298,25 +310,26 @@ async def claim(connection: AsyncConnection, model: str, room: int) -> list[Clai
     then the oldest. So a flood by one user delays another's first job by one job at most, whatever its priority.
     The caller holds the dispatchers' lock.
     """
-    at = now()
-    queue = turns(model, at)
+    before = lapsed_before()
+    queue = turns(model, before)
     ordered = select(queue.c.id).order_by(queue.c.turn, queue.c.created_at, queue.c.id).limit(room)
     chosen = list((await connection.execute(ordered)).scalars())
     taken = await connection.execute(
         update(jobs)
-        .where(jobs.c.id.in_(chosen), waiting(at))
-        .values(claimed_at=at, epoch=jobs.c.epoch + 1)
+        .where(jobs.c.id.in_(chosen), waiting(before))
+        .values(claimed_at=now(), epoch=jobs.c.epoch + 1)
         .returning(jobs.c.id, jobs.c.request, jobs.c.epoch)
     )
-    rows = sorted(taken, key=lambda row: chosen.index(row.id))  # RETURNING promises no order
+    place = {job_id: number for number, job_id in enumerate(chosen)}
+    rows = sorted(taken, key=lambda row: place[row.id])  # RETURNING promises no order
     return [Claimed(JobRequest.model_validate(row.request), row.epoch) for row in rows]
 
 
-def turns(model: str, at: datetime) -> Any:  # noqa: ANN401 - a subquery
+def turns(model: str, lapsed: datetime) -> Any:  # noqa: ANN401 - a subquery
     """The waiting jobs of `model` with their fair turns; see `claim`."""
     busy = (
         select(jobs.c.user_id, func.count().label("count"))
-        .where(jobs.c.model == model, in_flight(at))
+        .where(jobs.c.model == model, in_flight(lapsed))
         .group_by(jobs.c.user_id)
         .subquery()
     )
@@ -327,7 +340,7 @@ def turns(model: str, at: datetime) -> Any:  # noqa: ANN401 - a subquery
     return (
         select(jobs.c.id, jobs.c.created_at, jobs.c.work, turn.label("turn"))
         .outerjoin(busy, busy.c.user_id == jobs.c.user_id)
-        .where(jobs.c.model == model, waiting(at))
+        .where(jobs.c.model == model, waiting(lapsed))
         .subquery()
     )
 

@@ -9,10 +9,10 @@ from datetime import datetime
 from sqlalchemy import and_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.database.jobs import in_flight, turns
+from gateway.database.jobs import in_flight, lapsed_before, turns
 from gateway.database.pieces import one_of
 from gateway.database.tables import events, jobs
-from pipeline.vocabulary import EventKind, JobRequest, Stage, Status, now
+from pipeline.vocabulary import EventKind, JobRequest, Stage, Status
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Measured:
 
 async def queue(connection: AsyncConnection, model: str) -> Queue:
     """The queue of a model as it is now."""
-    at = now()
-    sent = select(jobs.c.id, jobs.c.work, jobs.c.progress, jobs.c.stage).where(jobs.c.model == model, in_flight(at))
+    before = lapsed_before()
+    sent = select(jobs.c.id, jobs.c.work, jobs.c.progress, jobs.c.stage).where(jobs.c.model == model, in_flight(before))
     sent = sent.order_by(jobs.c.claimed_at, jobs.c.created_at, jobs.c.id)
     flying = (await connection.execute(sent)).all()
-    waiting = turns(model, at)
+    waiting = turns(model, before)
     order = select(waiting.c.id, waiting.c.work).order_by(waiting.c.turn, waiting.c.created_at, waiting.c.id)
     ahead = [(row.id, row.work) for row in flying if row.stage is None]
     return Queue(

@@ -12,15 +12,18 @@ VALUES = 500
 """In one statement."""
 
 
-def one_of(column: ColumnElement[str], wanted: Collection[str]) -> ColumnElement[bool]:
-    """Whether `column` has one of the wanted values.
-
-    The last is repeated up to a power of two of them: each connection keeps what it prepared for a hundred statements,
-    and each number of values makes a statement of its own.
+def padded(wanted: Collection[str]) -> list[str]:
+    """The last is repeated up to a power of two of them: each connection keeps what it prepared for a hundred
+    statements, and each number of values makes a statement of its own.
     """
     values = list(wanted)
     most = 1 << (len(values) - 1).bit_length() if values else 0
-    return column.in_(values + values[-1:] * (most - len(values)))
+    return values + values[-1:] * (most - len(values))
+
+
+def one_of(column: ColumnElement[str], wanted: Collection[str]) -> ColumnElement[bool]:
+    """Whether `column` has one of the wanted values."""
+    return column.in_(padded(wanted))
 
 
 async def among(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime
 
-from sqlalchemy import delete, select
+from sqlalchemy import bindparam, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.database.tables import workers
 from pipeline.vocabulary import Heartbeat, now
+
+LIVE = select(workers.c.queues).where(workers.c.seen_at >= bindparam("since"), workers.c.stopping.is_(False))
 
 
 async def beat(connection: AsyncConnection, heartbeat: Heartbeat) -> None:
@@ -34,8 +36,7 @@ async def forget(connection: AsyncConnection, before: datetime) -> None:
 
 async def live(connection: AsyncConnection, since: datetime) -> Counter[str]:
     """How many workers consume each queue, of those heard of since then that are not stopping."""
-    alive = (workers.c.seen_at >= since) & workers.c.stopping.is_(False)
-    rows = await connection.execute(select(workers.c.queues).where(alive))
+    rows = await connection.execute(LIVE, {"since": since})
     return Counter(queue for queues in rows.scalars() for queue in queues)
 
 

@@ -273,7 +273,7 @@ class S3Store:
             content_sha256=digest,
             date=now,
         )
-        response = self._http.request("PUT", urlunsplit(url), body=data, headers=signed, retries=False)
+        response = self._pool.urlopen("PUT", url.path, body=data, headers=signed, retries=False, redirect=False)
         if response.status in BUSY or response.status == 409:  # 409: AWS saw another writer at this very moment
             raise HTTPError(f"status {response.status}")
         return response
@@ -288,6 +288,11 @@ class S3Store:
         presigned: str = self._client.presigned_put_object(self._bucket, "k")
         url = urlsplit(presigned)
         return url._replace(path=url.path.removesuffix("k"), query="")
+
+    @cached_property
+    def _pool(self) -> urllib3.HTTPConnectionPool:
+        """The connections to `_base`; asking `_http` which those are takes a tenth of a small write's CPU."""
+        return self._http.connection_from_url(urlunsplit(self._base))
 
     def _etag_of_write(self, key: str, token: str) -> str | None:
         """The etag of the object if it is the write marked with `token`."""
