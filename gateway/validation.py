@@ -86,9 +86,9 @@ async def json_object(request: web.Request) -> dict[str, Any]:
     for _ in range(MAX_DEPTH):
         inner = (one.values() if isinstance(one, dict) else one for one in layer)
         layer = [value for values in inner for value in values if isinstance(value, dict | list)]
-    if layer:
-        raise _too_deep()
-    return body
+        if not layer:
+            return body
+    raise _too_deep()
 
 
 def _too_deep() -> ApiError:
