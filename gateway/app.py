@@ -79,6 +79,7 @@ def create_app(
             roles = Roles(_roles(gateway, broker, subscribe), gateway.metrics)
             roles.start()
             yield
+            await gateway.registrar.close()
             await roles.stop()
             await gateway.control.close()
             await gateway.media.close()
@@ -121,13 +122,13 @@ def _open(
     redis = settings.redis.url.get_secret_value()
     news, feeds = News(database), Feeds(database)
     news.subscribe(feeds.tell)
-    jobs, limiter = Jobs(store), Limiter(settings.limits, database, open_counter(redis))
+    job_store, limiter = Jobs(store), Limiter(settings.limits, database, open_counter(redis))
     return Gateway(
         settings=settings,
         catalogue=catalogue,
         database=database,
         lookup=Lookup(database),
-        store=jobs,
+        store=job_store,
         authenticator=authenticator,
         tokens=Tokens(authenticator),
         metrics=metrics,
@@ -136,7 +137,7 @@ def _open(
         health=health.Health(health.checks(database, store, settings.broker.url.get_secret_value())),
         provider_health=health.Health({authenticator.name: authenticator.ping}),
         limiter=limiter,
-        registrar=Registrar(database, limiter, jobs),
+        registrar=Registrar(database, limiter, job_store),
         cache=Cache(redis),
         ledger=Ledger(database, news, metrics, Announcer(settings)),
         news=news,

@@ -143,7 +143,7 @@ async def keep(connection: AsyncConnection, attempt: Attempt | None, answer: Ans
     """Keep an answer in the transaction that makes it true.
 
     Raises:
-        KeyTaken: the transaction is to be rolled back and `earlier` asked again.
+        KeyTaken: nothing was kept; `earlier` is to be asked again once the transaction has ended.
     """
     if attempt is None:
         return
@@ -153,6 +153,6 @@ async def keep(connection: AsyncConnection, attempt: Attempt | None, answer: Ans
         "message": answer.message,
         "headers": dict(answer.headers),
     }
-    await idempotency.remove(connection, now() - KEPT, attempt.user_id, attempt.key)
-    if not await idempotency.add(connection, attempt.user_id, attempt.key, attempt.fingerprint, content):
+    before = now() - KEPT
+    if not await idempotency.add(connection, attempt.user_id, attempt.key, attempt.fingerprint, content, before):
         raise KeyTaken

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway import idempotency
 from gateway.database import jobs, webhooks
-from gateway.database.engine import Database
+from gateway.database.engine import CONNECTIONS, STATEMENT_TIMEOUT_S, Database
 from gateway.database.jobs import NewJob
 from gateway.errors import translate
 from gateway.idempotency import Answer, Attempt, KeyTaken
@@ -21,6 +22,12 @@ from gateway.limits.policy import Limit, Standing, exceeded
 from gateway.together import Together
 from pipeline.jobs import Jobs
 from pipeline.vocabulary import JobRequest
+
+TOGETHER_S = 5.0
+"""How long those may take that go together; all who come meanwhile wait for them."""
+ALONE_S = float(STATEMENT_TIMEOUT_S)
+ALONE_AT_ONCE = CONNECTIONS // 2
+"""So that those who wait for a user's lock leave connections to others."""
 
 
 @dataclass(frozen=True)
@@ -70,38 +77,51 @@ class Registrar:
     a promised job that a worker cannot read. What is refused, or cannot be entered as the database is away, is
     forgotten; not so when the answer to the commit is lost, as the job may be promised.
 
-    Jobs that go together wait for nobody: where another transaction holds the user, or one of them cannot be entered,
-    each is entered alone. So no user makes others wait or fail.
+    Jobs that go together do not wait for other transactions: where one holds a user, that user's jobs are entered
+    alone, and where one job cannot be entered, each is. So no user makes others fail, or wait for longer than a moment.
     """
 
     def __init__(self, database: Database, limiter: Limiter, store: Jobs) -> None:
         self._database, self._limiter, self._store = database, limiter, store
         self._enter_together = Together(self._enter)
+        self._turns = asyncio.Semaphore(ALONE_AT_ONCE)
+        self._under_way: set[asyncio.Task[None]] = set()
 
     async def register(self, entry: Entry) -> None:
-        """Promise a job, and count it for its user.
+        """Promise a job, and count it for its user; goes on where the caller is cancelled.
 
         Raises:
             ApiError: 429, the user has made too many.
             KeyTaken: another request with the attempt's key was faster.
             SQLAlchemyError, OSError: the database is away.
         """
+        work = asyncio.create_task(self._register(entry))
+        self._under_way.add(work)
+        work.add_done_callback(self._under_way.discard)
+        await asyncio.shield(work)
+
+    async def close(self) -> None:
+        """Give what goes on the time that those have who go together."""
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=TOGETHER_S)
+
+    async def _register(self, entry: Entry) -> None:
         outcome = await self._enter_together(entry)
         if outcome is ALONE:
             (outcome,) = await self._enter([entry], alone=True)
         if outcome.standing is not None:
             tell(outcome.standing)
         if outcome.refusal is not None:
-            await asyncio.shield(asyncio.to_thread(self._store.forget, entry.job.job_id))
+            await asyncio.to_thread(self._store.forget, entry.job.job_id)
             raise outcome.refusal
 
     async def _enter(self, entries: Sequence[Entry], *, alone: bool = False) -> list[Outcome]:
         """Raises only when the answer to the commit is lost."""
+        limit_s, turn = (ALONE_S, self._turns) if alone else (TOGETHER_S, nullcontext())
         committing = False
         try:
-            async with self._database.write() as connection:
-                hold = self._limiter.hold if alone else self._limiter.hold_free
-                standings = await hold(connection, Limit.JOBS, {entry.user_id for entry in entries})
+            async with asyncio.timeout(limit_s), turn, self._database.write() as connection:
+                standings = await self._standings(connection, {entry.user_id for entry in entries}, alone)
                 outcomes = [await _admit(connection, entry, standings) for entry in entries]
                 entered = [entry for entry, outcome in zip(entries, outcomes, strict=True) if outcome.entered]
                 if entered:
@@ -112,6 +132,13 @@ class Registrar:
                 raise
             return [Outcome(refusal=error) if alone or _away(error) else ALONE for _ in entries]
         return outcomes
+
+    async def _standings(
+        self, connection: AsyncConnection, user_ids: Collection[str], alone: bool
+    ) -> dict[str, Standing]:
+        if not alone:
+            return await self._limiter.hold_free(connection, Limit.JOBS, user_ids)
+        return {user_id: await self._limiter.hold(connection, Limit.JOBS, user_id) for user_id in user_ids}
 
     async def _add(self, connection: AsyncConnection, entries: Sequence[Entry]) -> None:
         await self._limiter.use(connection, Limit.JOBS, [entry.user_id for entry in entries])

@@ -35,8 +35,10 @@ READ_ONLY = text("SELECT current_setting('transaction_read_only') FROM alembic_v
 """On for a standby as well."""
 LOCK = text("SELECT pg_advisory_xact_lock(:space, :number)")
 FREE_LOCKS = text(
-    "SELECT number FROM unnest(CAST(:numbers AS int[])) AS number WHERE pg_try_advisory_xact_lock(:space, number)"
+    "SELECT number, set_config('lock_timeout', '200', true) FROM unnest(CAST(:numbers AS int[])) AS number"
+    " WHERE pg_try_advisory_xact_lock(:space, number)"
 )
+"""Milliseconds; less than the second after which PostgreSQL looks for deadlocks."""
 LOCK_SPACE = 0x72D
 
 
@@ -119,7 +121,9 @@ class Database:
             await connection.execute(LOCK, {"space": LOCK_SPACE, "number": _number(name)})
 
     async def lock_free(self, connection: AsyncConnection, names: Collection[str]) -> set[str]:
-        """As `lock`, of those locks that nobody holds; which they were."""
+        """As `lock`, of those locks that nobody holds; which they were. Later the transaction waits 0.2 s for anything
+        that another one holds, such as a row that is being inserted, and then fails (SQLSTATE 55P03).
+        """
         if self.dialect != "postgresql":
             return set(names)
         numbers = {name: _number(name) for name in names}

@@ -32,21 +32,21 @@ async def find(connection: AsyncConnection, user_id: str, key: str, since: datet
     return None if row is None else Kept(row.fingerprint, row.answer)
 
 
-async def add(connection: AsyncConnection, user_id: str, key: str, fingerprint: str, answer: Mapping[str, Any]) -> bool:
-    """Keep an answer; False if the key is in use, also by a transaction that is committed meanwhile."""
+async def add(
+    connection: AsyncConnection, user_id: str, key: str, fingerprint: str, answer: Mapping[str, Any], before: datetime
+) -> bool:
+    """Keep an answer, in the place of one of before then; False if the key is in use, also by a transaction that is
+    committed meanwhile.
+    """
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = insert(keys).values(
-        user_id=user_id, key=key, fingerprint=fingerprint, answer=dict(answer), created_at=now()
+    kept = {"fingerprint": fingerprint, "answer": dict(answer), "created_at": now()}
+    statement = insert(keys).values(user_id=user_id, key=key, **kept)
+    renewed = statement.on_conflict_do_update(
+        index_elements=["user_id", "key"], set_=kept, where=keys.c.created_at < before
     )
-    added = await connection.execute(statement.on_conflict_do_nothing().returning(keys.c.key))
-    return added.one_or_none() is not None
+    return (await connection.execute(renewed.returning(keys.c.key))).one_or_none() is not None
 
 
-async def remove(
-    connection: AsyncConnection, before: datetime, user_id: str | None = None, key: str | None = None
-) -> None:
-    """Forget keys of before then: all of them, or one."""
-    statement = delete(keys).where(keys.c.created_at < before)
-    if key is not None:
-        statement = statement.where(keys.c.user_id == user_id, keys.c.key == key)
-    await connection.execute(statement)
+async def remove(connection: AsyncConnection, before: datetime) -> None:
+    """Forget keys of before then."""
+    await connection.execute(delete(keys).where(keys.c.created_at < before))

@@ -82,23 +82,22 @@ class Limiter:
         Raises:
             ApiError: 429; the transaction is to be rolled back.
         """
-        standing = (await self.hold(connection, limit, [user_id]))[user_id]
+        standing = await self.hold(connection, limit, user_id)
         if standing.remaining == 0:
             tell(standing)
             raise exceeded(standing)
         await self.use(connection, limit, [user_id])
         tell(standing.after_one_more())
 
-    async def hold(self, connection: AsyncConnection, limit: Limit, user_ids: Collection[str]) -> dict[str, Standing]:
-        """Where users stand, until the write transaction `connection` ends: nobody else counts for them meanwhile."""
-        for name in sorted(_lock(limit, user_id) for user_id in user_ids):
-            await self._database.lock(connection, name)
-        return await self._standings(connection, limit, user_ids)
+    async def hold(self, connection: AsyncConnection, limit: Limit, user_id: str) -> Standing:
+        """Where a user stands, until the write transaction `connection` ends: nobody else counts for them meanwhile."""
+        await self._database.lock(connection, _lock(limit, user_id))
+        return (await self._standings(connection, limit, [user_id]))[user_id]
 
     async def hold_free(
         self, connection: AsyncConnection, limit: Limit, user_ids: Collection[str]
     ) -> dict[str, Standing]:
-        """As `hold`, of those users whom no other transaction holds; waits for none."""
+        """As `hold`, of those users whom no other transaction holds; waits for none, see `Database.lock_free`."""
         free = await self._database.lock_free(connection, [_lock(limit, user_id) for user_id in user_ids])
         return await self._standings(connection, limit, [one for one in user_ids if _lock(limit, one) in free])
 

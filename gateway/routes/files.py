@@ -350,7 +350,7 @@ async def statistics(request: web.Request) -> Success[FileStatistics]:
         by_type = await library.totals(connection, user_id)
         used = await files.used(connection, user_id)
         fetched = await accesses.of_user(connection, user_id)
-        uploads = await allowances.used(connection, [user_id], Limit.UPLOADS, now() - WINDOW)
+        uploaded = await allowances.used(connection, [user_id], Limit.UPLOADS, now() - WINDOW)
     quota = gateway.settings.files.quota_bytes
     return success(
         {
@@ -359,7 +359,7 @@ async def statistics(request: web.Request) -> Success[FileStatistics]:
             "by_type": {kind: {"files": count, "size": size} for kind, (count, size) in by_type.items()},
             "storage": {"used": used, "quota": quota, "left": max(quota - used, 0)},
             "accesses": _accesses(fetched),
-            "uploads_last_hour": uploads[user_id].count,
+            "uploads_last_hour": uploaded[user_id].count,
         }
     )
 

@@ -116,8 +116,8 @@ BUGS = (
         (
             Change(
                 "gateway/ledger.py",
-                "    kept = [event for event in told if event.kind not in VERDICTS.values()]\n",
-                "    kept = [event for event in told if not concluding or event.kind not in VERDICTS.values()]\n",
+                "    left_out = set(VERDICTS.values())\n",
+                "    left_out = set(VERDICTS.values()) if concluding else set()\n",
             ),
         ),
     ),
@@ -127,8 +127,8 @@ BUGS = (
         (
             Change(
                 "gateway/database/jobs.py",
-                ".values(claimed_at=at, epoch=jobs.c.epoch + 1)",
-                ".values(claimed_at=at, dispatched_at=at, epoch=jobs.c.epoch + 1)",
+                ".values(claimed_at=now(), epoch=jobs.c.epoch + 1)",
+                ".values(claimed_at=now(), dispatched_at=now(), epoch=jobs.c.epoch + 1)",
             ),
         ),
     ),
@@ -137,9 +137,9 @@ BUGS = (
         ("doubled",),
         (
             Change(
-                "gateway/acceptance.py",
-                "            await idempotency.keep(connection, attempt, answer)\n            await gateway.limiter",
-                "            await gateway.limiter",
+                "gateway/registration.py",
+                "        await idempotency.keep(connection, entry.attempt, entry.answer)\n",
+                "        pass\n",
             ),
         ),
     ),

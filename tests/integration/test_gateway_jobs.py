@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from gateway import idempotency
 from gateway.limits.policy import Limit
 from tests.unit.gateway.fixtures import broker, bus, open_world, settings, store, world
 from tests.unit.gateway.support import World
@@ -48,8 +49,14 @@ from tests.unit.gateway.test_registration import (
     entry,
     register,
     strict,
+    test_all_stay_that_may_be_promised,
+    test_each_has_its_receiver,
+    test_none_is_promised_and_kept_while_the_database_is_away,
+    test_of_two_with_one_key_one_is_entered,
     test_one_that_cannot_be_entered_fails_alone,
+    test_one_whose_caller_is_gone_is_entered_or_forgotten,
     test_they_share_a_transaction,
+    test_users_own_limits_hold_for_each,
     test_who_has_made_too_many_is_refused_and_nobody_else,
 )
 
@@ -69,9 +76,11 @@ __all__ = [
     "test_a_running_job_that_is_cancelled_is_decided_and_its_workers_hurried",
     "test_a_token_is_renewed_while_it_is_good_and_then_replaced",
     "test_a_waiting_job_knows_its_place",
+    "test_all_stay_that_may_be_promised",
     "test_an_identical_request_joins_the_running_job",
     "test_an_identical_request_shares_the_files_of_a_completed_job",
     "test_deleting_removes_the_job_and_its_data",
+    "test_each_has_its_receiver",
     "test_expired_jobs_are_removed_with_their_data",
     "test_ffmpeg_plays_and_seeks_without_a_header",
     "test_jobs_are_filtered_by_the_time_of_their_creation",
@@ -80,7 +89,10 @@ __all__ = [
     "test_lists_show_the_results_of_completed_jobs",
     "test_logs_are_cut_and_filtered",
     "test_logs_tell_what_the_workers_did",
+    "test_none_is_promised_and_kept_while_the_database_is_away",
+    "test_of_two_with_one_key_one_is_entered",
     "test_one_that_cannot_be_entered_fails_alone",
+    "test_one_whose_caller_is_gone_is_entered_or_forgotten",
     "test_players_that_begin_together_get_one_token",
     "test_simultaneous_cancellations_are_entered_once",
     "test_simultaneous_requests_with_one_key_make_one_job",
@@ -88,6 +100,7 @@ __all__ = [
     "test_the_python_example_of_job_management",
     "test_the_shown_time_of_a_jobs_creation_is_within_both_bounds",
     "test_they_share_a_transaction",
+    "test_users_own_limits_hold_for_each",
     "test_who_has_made_too_many_is_refused_and_nobody_else",
     "video",
     "world",
@@ -100,10 +113,25 @@ def servers() -> tuple[str, ...]:
 
 
 async def test_who_waits_for_another_gateway_makes_nobody_else_wait(world: World) -> None:
-    ada, bob = entry(world, "ada"), entry(world, "bob")
+    """However many they are: more than there are connections."""
+    theirs = [entry(world, "ada") for _ in range(30)]
     async with world.gateway.database.write() as elsewhere:
-        await world.gateway.limiter.hold(elsewhere, Limit.JOBS, ["ada"])
-        waits, passes = asyncio.ensure_future(register(world, ada)), asyncio.ensure_future(register(world, bob))
-        assert await asyncio.wait_for(passes, 20) == [None]
-        assert not waits.done()
-    assert await asyncio.wait_for(waits, 20) == [None]
+        await world.gateway.limiter.hold(elsewhere, Limit.JOBS, "ada")
+        wait = asyncio.ensure_future(register(world, *theirs))
+        for _ in range(3):
+            assert await asyncio.wait_for(register(world, entry(world, "bob")), 10) == [None]
+        assert not wait.done()
+    assert await asyncio.wait_for(wait, 30) == [None] * 30
+
+
+async def test_who_waits_for_a_key_makes_nobody_else_wait(world: World) -> None:
+    ada, bob = entry(world, "ada", key="k"), entry(world, "bob", key="k")
+    assert ada.attempt is not None
+    with pytest.raises(asyncio.CancelledError):
+        async with world.gateway.database.write() as elsewhere:
+            await idempotency.keep(elsewhere, ada.attempt, ada.answer)
+            waits, passes = asyncio.ensure_future(register(world, ada)), asyncio.ensure_future(register(world, bob))
+            assert await asyncio.wait_for(passes, 10) == [None]
+            assert not waits.done()
+            raise asyncio.CancelledError
+    assert await asyncio.wait_for(waits, 10) == [None]
