@@ -23,8 +23,9 @@ from gateway.together import Together
 from pipeline.jobs import Jobs
 from pipeline.vocabulary import JobRequest
 
-TOGETHER_S = 5.0
-"""How long those may take that go together; all who come meanwhile wait for them."""
+TOGETHER_S = 10.0
+"""How long those may take that go together, for whom all wait who come meanwhile; SQLite may wait as long for a writer
+in another process."""
 ALONE_S = float(STATEMENT_TIMEOUT_S)
 ALONE_AT_ONCE = CONNECTIONS // 2
 """So that those who wait for a user's lock leave connections to others."""
