@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,7 +22,7 @@ from gateway.webhooks.messages import EVENTS
 from pipeline.vocabulary import now
 from tests.unit.gateway.fixtures import OpenWorld
 from tests.unit.gateway.receivers import SECRET, Receiver, calling_here, running, verify_webhook
-from tests.unit.gateway.support import API, World, until
+from tests.unit.gateway.support import API, PATIENCE_S, World, until
 from tests.unit.gateway.test_api import error
 from tests.unit.gateway.test_examples import curl
 
@@ -310,7 +311,10 @@ async def test_secrets_are_in_no_log(local_world: World, capfd: pytest.CaptureFi
         path = f"/webhooks/{await listening(world, receiver)}"
         answer = await (await send(world, "POST", f"{path}/rotate-secret")).json()
         await ended(world, await queued(world, f"{path}/test"))
-    written = "".join(capfd.readouterr())
-    assert "webhook" in written
+    written = ""
+    async with asyncio.timeout(PATIENCE_S):  # the delivery is entered before it is logged
+        while "webhook" not in written:
+            await asyncio.sleep(0.01)
+            written += "".join(capfd.readouterr())
     assert SECRET not in written
     assert answer["data"]["secret"] not in written
