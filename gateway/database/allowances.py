@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.database.pieces import padded
 from gateway.database.tables import limit_grants, limit_uses
 
-# Made once: SQLAlchemy takes as long to make a statement as to execute it.
+# Made once: see docs/decisions/0020-what-a-submit-costs.md.
 GRANTED = select(limit_grants).where(limit_grants.c.user_id == bindparam("user_id"))
 USE = insert(limit_uses)
 _USERS: BindParameter[str] = bindparam("user_ids", expanding=True)
